@@ -1,0 +1,33 @@
+"""Train a model from a specification and register its best checkpoint.
+
+Run: python jobs/train.py examples/digits/train.yaml
+     ray job submit --address http://127.0.0.1:8265 --working-dir . -- python jobs/train.py examples/digits/train.yaml
+"""
+
+from __future__ import annotations
+
+import sys
+
+from lightmill.records.jobs import JobKind
+from lightmill.records.specs import TrainSpec
+from lightmill.wiring.job import JobContext, run_job
+
+
+def work(context: JobContext, spec: TrainSpec) -> dict[str, object]:
+    """Train; the job's id is the run's name."""
+    from lightmill.training.fit import Watchers, train
+
+    summary = train(
+        spec,
+        context.job.id,
+        context.platform.settings.runs_path.absolute(),
+        context.platform.registry,
+        context.platform.location,
+        context.provenance,
+        Watchers(report=context.report, on_epoch=context.on_epoch),
+    )
+    return {"model_version": str(summary.id), "digest": summary.id.digest, "metrics": summary.metrics}
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(JobKind.TRAIN, TrainSpec, lambda spec: spec.model, work))

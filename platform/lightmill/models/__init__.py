@@ -1,0 +1,1 @@
+"""Models: architectures by name, and everything that turns a record into something that predicts."""

@@ -1,0 +1,80 @@
+"""Architectures by name. A record's name and arguments build the module; nothing is ever unpickled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from lightmill.errors import RequestError
+from lightmill.records.signature import Architecture
+
+Builder = Callable[..., nn.Module]
+
+
+def mlp(*, inputs: int, classes: int, hidden: list[int], dropout: float = 0.0) -> nn.Module:
+    """Return a multilayer perceptron with ReLU: float32 [batch, inputs] to logits [batch, classes]."""
+    layers: list[nn.Module] = []
+    width = inputs
+    for units in hidden:
+        layers += [nn.Linear(width, units), nn.ReLU()]
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+        width = units
+    return nn.Sequential(*layers, nn.Linear(width, classes))
+
+
+def logistic(*, inputs: int, classes: int) -> nn.Module:
+    """Return a multinomial logistic regression: float32 [batch, inputs] to logits [batch, classes]."""
+    return nn.Linear(inputs, classes)
+
+
+ARCHITECTURES: dict[str, Builder] = {"logistic": logistic, "mlp": mlp}
+
+
+def build_module(architecture: Architecture) -> nn.Module:
+    """Return a freshly initialized module; `torch.manual_seed` decides its weights.
+
+    Raises:
+        RequestError: There is no architecture of this name, or it does not take these arguments.
+    """
+    builder = ARCHITECTURES.get(architecture.name)
+    if builder is None:
+        raise RequestError(
+            f"There is no architecture {architecture.name!r}; choose one of {', '.join(sorted(ARCHITECTURES))}."
+        )
+    try:
+        return builder(**architecture.arguments)
+    except (TypeError, ValueError, RuntimeError) as exc:
+        raise RequestError(
+            f"Architecture {architecture.name!r} refuses the arguments {architecture.arguments}: {exc}."
+        ) from exc
+
+
+def complete(architecture: Architecture, *, inputs: int, classes: int) -> Architecture:
+    """Return the architecture with the sizes that the dataset decides.
+
+    Raises:
+        RequestError: The specification gives one of the sizes, and the dataset has another.
+    """
+    sizes = {"inputs": inputs, "classes": classes}
+    for key, value in sizes.items():
+        given = architecture.arguments.get(key, value)
+        if given != value:
+            raise RequestError(
+                f"architecture.arguments.{key} is {given}, but the dataset has {value}; leave {key} out."
+            )
+    return Architecture(name=architecture.name, arguments={**architecture.arguments, **sizes})
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Return the number of trainable parameters."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def seeded(seed: int, architecture: Architecture) -> nn.Module:
+    """Return a module whose initial weights depend on `seed` only."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_module(architecture)

@@ -1,0 +1,235 @@
+"""What a version holds: the sealed manifest and its cards.
+
+docs/format.md is the specification of how these are stored.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lightmill.records.base import Record
+from lightmill.records.references import AssetKind, VersionId
+from lightmill.records.signature import Architecture, Preprocessing, Signature, TensorSpec
+
+
+class Piece(Record):
+    """A run of plaintext bytes inside one blob of this version."""
+
+    blob: str
+    offset: int
+    length: int
+
+
+class BlobEntry(Record):
+    """One data blob: its object name's digest, its own key (hex) and its lengths in bytes.
+
+    `dedup` is the keyed BLAKE3 of the plaintext, in hex.
+    """
+
+    id: str
+    key: str = Field(repr=False)
+    length: int
+    size: int
+    dedup: str
+
+
+class TensorEntry(Record):
+    """One tensor: safetensors dtype name, shape, and where its bytes lie, in order."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+
+
+class FileEntry(Record):
+    """One file of the version.
+
+    A file in blobs has `pieces`; an encrypted Parquet file is an object of its own and has `object` (the
+    SHA-256 of its bytes, which is its name) instead. `sha256` is of the plaintext for the former and of the
+    encrypted bytes for the latter. `group` is the split that a dataset's file belongs to.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    pieces: tuple[Piece, ...] = ()
+    object: str | None = None
+    rows: int | None = None
+    group: str | None = None
+
+
+class CodeState(Record):
+    """The source revision that made a version; `commit` is None outside a git checkout."""
+
+    commit: str | None = None
+    dirty: bool = False
+
+
+class Provenance(Record):
+    """Where a version came from."""
+
+    dataset: VersionId | None = None
+    run: str | None = None
+    job: str | None = None
+    code: CodeState = CodeState()
+    packages: dict[str, str] = Field(default_factory=dict)
+    spec: dict[str, object] = Field(default_factory=dict)
+
+
+class ColumnProfile(Record):
+    """Statistics of one column over the kept rows of all splits, in source units."""
+
+    name: str
+    dtype: str
+    count: int
+    missing: int
+    minimum: float | None = None
+    maximum: float | None = None
+    mean: float | None = None
+    std: float | None = None
+
+
+class Profile(Record):
+    """What ingestion found and did. `dropped` maps a reason to a number of rows."""
+
+    rows_in: int
+    rows_kept: int
+    dropped: dict[str, int]
+    clipped: int = 0
+    splits: dict[str, int]
+    classes: dict[str, int] = Field(default_factory=dict)
+    columns: tuple[ColumnProfile, ...] = ()
+
+
+class SourceFile(Record):
+    """A source file that was read, by name and digest of its bytes."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+class DatasetCard(Record):
+    """What a dataset version is.
+
+    Its Parquet columns are `row_id` int64 (position in the source), `label` int64 (index into `classes`), the
+    prepared `features` float32 [feature_size] as a fixed-size list, and, if `source_columns` is not empty, the
+    cleaned source columns by those names.
+    """
+
+    features: TensorSpec
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    source_columns: tuple[str, ...]
+    sources: tuple[SourceFile, ...]
+    profile: Profile
+    description: str = ""
+    licence: str = ""
+
+
+class ModelCard(Record):
+    """What a model version is: enough to build it, feed it and judge it."""
+
+    architecture: Architecture
+    preprocessing: Preprocessing
+    signature: Signature
+    classes: tuple[str, ...]
+    metrics: dict[str, float]
+
+
+class RunCard(Record):
+    """One checkpoint of a run."""
+
+    model: str
+    epoch: int
+    metrics: dict[str, float]
+
+
+class Manifest(Record):
+    """The sealed description of one version; everything secret about it, blob keys included, is in here."""
+
+    format: Literal[1] = 1
+    kind: AssetKind
+    name: str
+    seq: int
+    created: str
+    parent: str | None
+    provenance: Provenance = Provenance()
+    files: tuple[FileEntry, ...] = ()
+    tensors: tuple[TensorEntry, ...] = ()
+    safetensors_header: str = ""
+    blobs: tuple[BlobEntry, ...] = ()
+    dataset: DatasetCard | None = None
+    model: ModelCard | None = None
+    run: RunCard | None = None
+
+
+class BlobRef(Record):
+    """An object that a commit record keeps alive: its id and its size in bytes."""
+
+    id: str
+    size: int
+
+
+class CommitRecord(Record):
+    """The signed, public statement that a version exists; creating it is the commit."""
+
+    format: Literal[1] = 1
+    store: str
+    workspace: str
+    mid: str
+    seq: int
+    parent: str | None
+    manifest: BlobRef
+    blobs: tuple[BlobRef, ...]
+    created: str
+    publisher: str
+    nonce: str
+
+
+class AliasEntry(Record):
+    """One signed move of an alias; the entry with the highest `n` is current.
+
+    `parent` is the SHA-256 of entry n - 1, `record` the digest of the commit record that it points to.
+    """
+
+    format: Literal[1] = 1
+    store: str
+    workspace: str
+    mid: str
+    alias: str
+    n: int
+    parent: str | None
+    seq: int
+    record: str
+    created: str
+    publisher: str
+    nonce: str
+
+
+class VersionSummary(Record):
+    """A version as the catalog lists it: what people search and compare."""
+
+    id: VersionId
+    mid: str
+    created: str
+    size_bytes: int
+    metrics: dict[str, float] = Field(default_factory=dict)
+    provenance: Provenance = Provenance()
+    card: dict[str, object] = Field(default_factory=dict)
+
+
+class AssetSummary(Record):
+    """An asset with its newest version and its aliases (alias to version number)."""
+
+    kind: AssetKind
+    name: str
+    mid: str
+    versions: int
+    latest: int
+    created: str
+    updated: str
+    aliases: dict[str, int] = Field(default_factory=dict)

@@ -1,0 +1,47 @@
+"""What goes into a model and what comes out: named tensors with dtype and shape."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from lightmill.records.base import Record
+
+Datatype = Literal["BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64", "FP32", "FP64"]
+
+
+class TensorSpec(Record):
+    """One named tensor. `datatype` is the Open Inference Protocol's name; -1 in `shape` means any size."""
+
+    name: str
+    datatype: Datatype
+    shape: tuple[int, ...]
+
+
+class Signature(Record):
+    """The inputs and outputs of a model, in order; the first dimension of each is the batch."""
+
+    inputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1)
+
+
+class Standardize(Record):
+    """A fitted standardization: (x - mean) / scale for every feature; a constant feature has scale 1."""
+
+    step: Literal["standardize"] = "standardize"
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+
+
+class Preprocessing(Record):
+    """Fitted preparation steps in the order in which they apply; carried as JSON, never pickled."""
+
+    steps: tuple[Standardize, ...] = ()
+
+
+class Architecture(Record):
+    """A model's architecture: a registered name and the arguments that build it."""
+
+    name: str
+    arguments: dict[str, int | float | str | bool | list[int]] = Field(default_factory=dict)

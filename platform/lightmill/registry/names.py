@@ -1,0 +1,70 @@
+"""The names of objects on the store; docs/format.md section 1."""
+
+from __future__ import annotations
+
+from lightmill.errors import IntegrityError
+
+STORE_FILE = "lightmill.json"
+RECORDS = "r/"
+
+
+def blob_name(digest: str) -> str:
+    """Return the name of a data blob or encrypted Parquet file by the SHA-256 of its bytes, in hex."""
+    return f"b/{digest[:2]}/{digest}"
+
+
+def manifest_name(digest: str) -> str:
+    """Return the name of a sealed manifest by the SHA-256 of its bytes, in hex."""
+    return f"m/{digest[:2]}/{digest}"
+
+
+def records_prefix(mid: str) -> str:
+    """Return the folder of an asset's commit records."""
+    return f"{RECORDS}{mid}/v/"
+
+
+def record_name(mid: str, seq: int) -> str:
+    """Return the name of a commit record."""
+    return f"{records_prefix(mid)}{seq:010d}"
+
+
+def envelopes_prefix(mid: str, seq: int) -> str:
+    """Return the folder of a version's envelopes."""
+    return f"{RECORDS}{mid}/e/{seq:010d}/"
+
+
+def envelope_name(mid: str, seq: int, rot: int) -> str:
+    """Return the name of an envelope; `rot` counts the rotations."""
+    return f"{envelopes_prefix(mid, seq)}{rot:06d}"
+
+
+def aliases_prefix(mid: str) -> str:
+    """Return the folder of all alias logs of an asset."""
+    return f"{RECORDS}{mid}/a/"
+
+
+def alias_prefix(mid: str, alias: str) -> str:
+    """Return the folder of one alias's log."""
+    return f"{aliases_prefix(mid)}{alias}/"
+
+
+def alias_name(mid: str, alias: str, n: int) -> str:
+    """Return the name of an alias log entry."""
+    return f"{alias_prefix(mid, alias)}{n:010d}"
+
+
+def lease_name(publish_id: str) -> str:
+    """Return the name of a publisher's lease."""
+    return f"l/{publish_id}"
+
+
+def last_number(name: str) -> int:
+    """Return the number that ends an object's name.
+
+    Raises:
+        IntegrityError: The name does not end with a number; something else wrote into the store.
+    """
+    tail = name.rsplit("/", 1)[-1]
+    if not tail.isdigit():
+        raise IntegrityError(f"Object {name} does not belong in this store: its name should end with a number.")
+    return int(tail)

@@ -1,0 +1,382 @@
+"""The registry: immutable versions and movable aliases over an encrypted object store.
+
+Write order: blobs, manifest, envelope, commit record, alias entry; read in reverse. Store first, catalog
+second; `heal` closes the gap that a crash between the two leaves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+
+from lightmill.catalog import Catalog
+from lightmill.errors import ConflictError, IntegrityError, NotFoundError
+from lightmill.records.assets import (
+    AliasEntry,
+    BlobEntry,
+    BlobRef,
+    CommitRecord,
+    DatasetCard,
+    FileEntry,
+    Manifest,
+    ModelCard,
+    Provenance,
+    RunCard,
+    TensorEntry,
+    VersionSummary,
+)
+from lightmill.records.base import now_iso
+from lightmill.records.references import LATEST, AssetKind, Reference, VersionId, check_name
+from lightmill.registry import draft as drafts
+from lightmill.registry import names
+from lightmill.registry.content import put_if_absent
+from lightmill.registry.signed import SignedLog, read_record
+from lightmill.registry.summary import summarize
+from lightmill.registry.version import OpenVersion
+from lightmill.storage import BlobStore
+from lightmill.vault import (
+    BlobContext,
+    KeyRing,
+    canonical_json,
+    open_blob,
+    open_envelope,
+    seal_blob,
+    seal_envelope,
+)
+
+MANIFEST_MAX_BYTES = 64 << 20
+COMMIT_ATTEMPTS = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What a commit makes visible: the sealed parts and one card."""
+
+    files: tuple[FileEntry, ...] = ()
+    tensors: tuple[TensorEntry, ...] = ()
+    safetensors_header: str = ""
+    blobs: tuple[BlobEntry, ...] = ()
+    dataset: DatasetCard | None = None
+    model: ModelCard | None = None
+    run: RunCard | None = None
+    provenance: Provenance = Provenance()
+
+
+class Registry:
+    """Versions and aliases of one workspace on one store.
+
+    With a catalog it also keeps the index and the high-water marks, which reveal a store that was rolled
+    back. Without one (in training workers and replicas) it reads and publishes by the store alone.
+    """
+
+    def __init__(
+        self,
+        store: BlobStore,
+        keyring: KeyRing,
+        workspace: str,
+        store_id: str,
+        catalog: Catalog | None = None,
+    ) -> None:
+        self.store = store
+        self.keyring = keyring
+        self.workspace = workspace
+        self.store_id = store_id
+        self.catalog = catalog
+        self._log = SignedLog(store, keyring, workspace, store_id)
+
+    # -- names --------------------------------------------------------------
+
+    def mid(self, kind: AssetKind, name: str) -> str:
+        """Return the opaque id under which an asset's records lie on the store."""
+        return self.keyring.asset_id(self.workspace, kind, check_name(name, kind))
+
+    def latest(self, kind: AssetKind, name: str) -> int:
+        """Return the highest version number, 0 when there is none.
+
+        Raises:
+            IntegrityError: The store holds fewer versions than the catalog remembers: it was rolled back.
+        """
+        mid = self.mid(kind, name)
+        found = self._log.last(names.records_prefix(mid))
+        self._check_mark(mid, "v", found, f"{kind} {name}")
+        return found
+
+    def resolve(self, kind: AssetKind, reference: Reference) -> VersionId:
+        """Return the version that a reference selects now.
+
+        Raises:
+            NotFoundError: There is no such asset, version or alias; the message lists what there is.
+            IntegrityError: A record on the store is not what was written.
+        """
+        mid = self.mid(kind, reference.name)
+        latest = self.latest(kind, reference.name)
+        if not latest:
+            raise NotFoundError(f"No {kind} {reference.name!r}. List what exists with `lightmill {kind}s list`.")
+        if reference.selector == LATEST:
+            seq = latest
+        elif reference.seq is not None:
+            seq = reference.seq
+        else:
+            entry = self._alias_entry(kind, reference.name, reference.selector)
+            self._log.commit(mid, entry.seq, expect=entry.record, what=str(reference))
+            return VersionId(kind=kind, name=reference.name, seq=entry.seq, digest=entry.record)
+        if not 1 <= seq <= latest:
+            raise NotFoundError(f"No {kind} {reference}; it has versions 1 to {latest}.")
+        _, digest = self._log.commit(mid, seq, what=str(reference))
+        return VersionId(kind=kind, name=reference.name, seq=seq, digest=digest)
+
+    # -- reading ------------------------------------------------------------
+
+    def open(self, id: VersionId) -> OpenVersion:
+        """Verify a version and return it: signature, pinned digest, envelope, manifest.
+
+        Raises:
+            NotFoundError: There is no such version.
+            IntegrityError: Something stored is not what was written, or the key ring is another one.
+        """
+        mid = self.mid(id.kind, id.name)
+        record, _ = self._log.commit(mid, id.seq, expect=id.digest, what=str(id))
+        data = self._get(names.manifest_name(record.manifest.id))
+        if len(data) != record.manifest.size or hashlib.sha256(data).hexdigest() != record.manifest.id:
+            raise IntegrityError(f"The manifest of {id} is not what was written; restore it from a backup.")
+        key, plaintext = self._unseal_manifest(mid, id, data)
+        manifest = read_record(Manifest, plaintext, MANIFEST_MAX_BYTES, names.manifest_name(record.manifest.id))
+        if (manifest.kind, manifest.name, manifest.seq) != (id.kind, id.name, id.seq):
+            raise IntegrityError(
+                f"The manifest of {id} describes {manifest.kind} {manifest.name}@{manifest.seq}; it was swapped."
+            )
+        return OpenVersion(id, manifest, key, self.store, BlobContext.for_data(self.store_id, self.workspace))
+
+    def _unseal_manifest(self, mid: str, id: VersionId, data: bytes) -> tuple[bytes, bytes]:
+        """Return the version key and the manifest's plaintext.
+
+        Several envelopes may lie side by side (a rotation, or a publisher that lost the race for this
+        number); the one whose key opens the manifest is the version's.
+        """
+        context = self._manifest_context(mid, id.seq)
+        problem: IntegrityError | None = None
+        for name in sorted(self.store.list(names.envelopes_prefix(mid, id.seq)), reverse=True):
+            try:
+                key = open_envelope(
+                    self._get(name), self.keyring.provider, self._envelope_context(mid, id.seq), name=name
+                )
+                return key, open_blob(data, key, context, name=f"manifest of {id}")
+            except IntegrityError as exc:
+                problem = problem or exc
+        raise problem or IntegrityError(f"{id} has no envelope on {self.store.url}; restore it from a backup.")
+
+    def _get(self, name: str) -> bytes:
+        try:
+            return self.store.get(name)
+        except NotFoundError as exc:
+            raise IntegrityError(f"Object {name} is missing from {self.store.url}.") from exc
+
+    # -- publishing ---------------------------------------------------------
+
+    def begin(self, kind: AssetKind, name: str) -> drafts.Draft:
+        """Start a version; its parts go through the draft, `commit` makes it visible."""
+        check_name(name, kind)
+        return drafts.begin(self.store, self.keyring, self.workspace, self.store_id, kind, name)
+
+    def join(self, id: drafts.DraftId) -> drafts.Draft:
+        """Open a draft that another process began; see `draft.join` for the errors."""
+        return drafts.join(self.store, self.keyring, self.workspace, self.store_id, id)
+
+    def commit(self, draft: drafts.Draft, content: Content) -> VersionSummary:
+        """Make a draft visible as the next version, whole or not at all.
+
+        Raises:
+            ConflictError: Other publishers won the next number a hundred times in a row.
+            UnavailableError: The store cannot be written.
+        """
+        nonce = secrets.token_hex(16)
+        for _ in range(COMMIT_ATTEMPTS):
+            seq = self._log.last(names.records_prefix(draft.id.mid)) + 1
+            done = self._try_commit(draft, content, seq, nonce)
+            if done:
+                draft.release()
+                summary = self._summary(*done)
+                self._index(summary)
+                return summary
+        raise ConflictError(
+            f"{draft.id.name} is published by too many others at once; the draft was not committed. Try again."
+        )
+
+    def _try_commit(
+        self, draft: drafts.Draft, content: Content, seq: int, nonce: str
+    ) -> tuple[VersionId, str, Manifest] | None:
+        mid = draft.id.mid
+        parent = self._log.commit(mid, seq - 1, what=f"{draft.id.name}@{seq - 1}")[1] if seq > 1 else None
+        manifest = Manifest(
+            kind=draft.id.kind,
+            name=draft.id.name,
+            seq=seq,
+            created=now_iso(),
+            parent=parent,
+            provenance=content.provenance,
+            files=content.files,
+            tensors=content.tensors,
+            safetensors_header=content.safetensors_header,
+            blobs=content.blobs,
+            dataset=content.dataset,
+            model=content.model,
+            run=content.run,
+        )
+        plaintext = canonical_json(manifest.model_dump(mode="json"))
+        sealed = seal_blob(plaintext, draft.key, self._manifest_context(mid, seq))
+        sealed_ref = BlobRef(id=hashlib.sha256(sealed).hexdigest(), size=len(sealed))
+        put_if_absent(self.store, names.manifest_name(sealed_ref.id), sealed)
+        envelope = self._put_envelope(mid, seq, draft.key)
+        record = CommitRecord(
+            store=self.store_id,
+            workspace=self.workspace,
+            mid=mid,
+            seq=seq,
+            parent=parent,
+            manifest=sealed_ref,
+            blobs=_blob_refs(content),
+            created=manifest.created,
+            publisher=self.keyring.signer.key_id,
+            nonce=nonce,
+        )
+        digest = self._log.append_commit(record)
+        if digest is None:
+            self.store.delete(envelope)
+            self.store.delete(names.manifest_name(sealed_ref.id))
+            return None
+        return VersionId(kind=draft.id.kind, name=draft.id.name, seq=seq, digest=digest), mid, manifest
+
+    def _put_envelope(self, mid: str, seq: int, key: bytes) -> str:
+        context = self._envelope_context(mid, seq)
+        rot = 0
+        while True:
+            name = names.envelope_name(mid, seq, rot)
+            envelope = seal_envelope(key, self.keyring.provider, context, rot=rot)
+            try:
+                self.store.create(name, envelope)
+            except ConflictError:
+                rot += 1
+            else:
+                return name
+
+    # -- aliases ------------------------------------------------------------
+
+    def set_alias(self, kind: AssetKind, name: str, alias: str, seq: int, *, expect: int | None = None) -> AliasEntry:
+        """Point an alias at a version; with `expect`, only if it points at that version now (0: nowhere).
+
+        Raises:
+            NotFoundError: There is no such version.
+            ConflictError: The alias points elsewhere than expected, or was moved at the same moment.
+        """
+        target = self.resolve(kind, Reference(name=name, selector=str(seq)))
+        mid = self.mid(kind, name)
+        n = self._log.last(names.alias_prefix(mid, alias))
+        current = self._log.alias(mid, alias, n, what=f"{name}@{alias}") if n else None
+        points_at = current[0].seq if current else 0
+        if expect is not None and points_at != expect:
+            raise ConflictError(
+                f"Alias {alias!r} of {name} points at version {points_at}, not {expect}; look again, then repeat."
+            )
+        if current and points_at == seq:
+            return current[0]
+        entry = AliasEntry(
+            store=self.store_id,
+            workspace=self.workspace,
+            mid=mid,
+            alias=alias,
+            n=n + 1,
+            parent=current[1] if current else None,
+            seq=seq,
+            record=target.digest,
+            created=now_iso(),
+            publisher=self.keyring.signer.key_id,
+            nonce=secrets.token_hex(16),
+        )
+        digest = self._log.append_alias(entry)
+        if digest is None:
+            raise ConflictError(f"Alias {alias!r} of {name} was moved by somebody else just now; repeat.")
+        if self.catalog:
+            self.catalog.versions.set_alias(kind, name, alias, seq, entry.n)
+            self.catalog.marks.raise_to(mid, f"a/{alias}", entry.n, digest)
+        return entry
+
+    def aliases(self, kind: AssetKind, name: str) -> dict[str, int]:
+        """Return every alias of an asset with the version number it points at."""
+        mid = self.mid(kind, name)
+        prefix = names.aliases_prefix(mid)
+        found = {entry[len(prefix) :].split("/", 1)[0] for entry in self.store.list(prefix)}
+        return {alias: self._alias_entry(kind, name, alias).seq for alias in sorted(found)}
+
+    def _alias_entry(self, kind: AssetKind, name: str, alias: str) -> AliasEntry:
+        mid = self.mid(kind, name)
+        n = self._log.last(names.alias_prefix(mid, alias))
+        self._check_mark(mid, f"a/{alias}", n, f"alias {name}@{alias}")
+        if not n:
+            there = ", ".join(self.aliases(kind, name)) or "none"
+            raise NotFoundError(
+                f"{kind.capitalize()} {name!r} has no alias {alias!r} (aliases: {there}). "
+                f"Set it with `lightmill {kind}s alias {name} {alias} VERSION`."
+            )
+        return self._log.alias(mid, alias, n, what=f"{name}@{alias}")[0]
+
+    # -- the catalog --------------------------------------------------------
+
+    def heal(self) -> int:
+        """Record in the catalog what the store holds and the catalog lacks; return how many versions.
+
+        A version whose records do not verify is left out and stays out until it is repaired.
+        """
+        if not self.catalog:
+            return 0
+        healed = 0
+        for mid in self._log.assets():
+            mark = self.catalog.marks.get(mid, "v")
+            last = self._log.last(names.records_prefix(mid))
+            for seq in range((mark[0] if mark else 0) + 1, last + 1):
+                self._index(self._summary(*self._adopt(mid, seq)))
+                healed += 1
+        return healed
+
+    def _adopt(self, mid: str, seq: int) -> tuple[VersionId, str, Manifest]:
+        """Read a version of which only its opaque id is known; the sealed manifest has its name."""
+        record, digest = self._log.commit(mid, seq, what=f"{mid}@{seq}")
+        data = self._get(names.manifest_name(record.manifest.id))
+        probe = VersionId(kind=AssetKind.MODEL, name="unknown", seq=seq, digest=digest)
+        _, plaintext = self._unseal_manifest(mid, probe, data)
+        manifest = read_record(Manifest, plaintext, MANIFEST_MAX_BYTES, mid)
+        if self.mid(manifest.kind, manifest.name) != mid:
+            raise IntegrityError(f"The manifest of {mid}@{seq} describes another asset; it was swapped.")
+        id = VersionId(kind=manifest.kind, name=manifest.name, seq=seq, digest=digest)
+        return id, mid, manifest
+
+    def _summary(self, id: VersionId, mid: str, manifest: Manifest) -> VersionSummary:
+        return summarize(id, mid, manifest)
+
+    def _index(self, summary: VersionSummary) -> None:
+        if self.catalog:
+            self.catalog.versions.record(summary, self.workspace)
+            self.catalog.marks.raise_to(summary.mid, "v", summary.id.seq, summary.id.digest)
+
+    def _check_mark(self, mid: str, stream: str, found: int, what: str) -> None:
+        mark = self.catalog.marks.get(mid, stream) if self.catalog else None
+        if mark and mark[0] > found:
+            raise IntegrityError(
+                f"The store at {self.store.url} ends at entry {found} of {what}, but {mark[0]} was seen before: "
+                "the store was rolled back or an object deleted. Restore it from a backup."
+            )
+
+    # -- contexts -----------------------------------------------------------
+
+    def _manifest_context(self, mid: str, seq: int) -> BlobContext:
+        return BlobContext.for_manifest(self.store_id, self.workspace, mid, seq)
+
+    def _envelope_context(self, mid: str, seq: int) -> dict[str, str]:
+        return {"store": self.store_id, "workspace": self.workspace, "mid": mid, "seq": str(seq)}
+
+
+def _blob_refs(content: Content) -> tuple[BlobRef, ...]:
+    """List the objects that a version keeps alive, by id."""
+    sizes = {blob.id: blob.size for blob in content.blobs}
+    sizes |= {file.object: file.size for file in content.files if file.object}
+    return tuple(BlobRef(id=id, size=size) for id, size in sorted(sizes.items()))

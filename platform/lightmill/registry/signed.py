@@ -1,0 +1,119 @@
+"""The signed logs of an asset: commit records and alias entries, hash-chained and write-once."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from lightmill.errors import ConflictError, IntegrityError, NotFoundError
+from lightmill.records.assets import AliasEntry, CommitRecord
+from lightmill.records.base import Record
+from lightmill.registry import names
+from lightmill.storage import BlobStore
+from lightmill.vault import ALIAS_TYPE, COMMIT_TYPE, KeyRing, canonical_json, parse_json, verify
+
+RECORD_MAX_BYTES = 16 << 20
+EntryT = TypeVar("EntryT", CommitRecord, AliasEntry)
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+def read_record(kind: type[RecordT], data: bytes, max_bytes: int, name: str) -> RecordT:
+    """Return the record that canonical JSON holds; an error never quotes the data, which may hold keys.
+
+    Raises:
+        IntegrityError: It is no record of this kind.
+    """
+    try:
+        return kind.model_validate(parse_json(data, max_bytes, name=name))
+    except ValidationError:
+        raise IntegrityError(f"Object {name} is no {kind.__name__} of this format.") from None
+
+
+class SignedLog:
+    """Reads and appends entries; nothing is returned before its signature and place have verified."""
+
+    def __init__(self, store: BlobStore, keyring: KeyRing, workspace: str, store_id: str) -> None:
+        self._store = store
+        self._keyring = keyring
+        self._workspace = workspace
+        self._store_id = store_id
+
+    def assets(self) -> list[str]:
+        """Return the opaque ids of all assets on the store."""
+        return sorted({name.split("/")[1] for name in self._store.list(names.RECORDS) if "/v/" in name})
+
+    def last(self, prefix: str) -> int:
+        """Return the highest number below `prefix`, 0 when there is none."""
+        return max((names.last_number(name) for name in self._store.list(prefix)), default=0)
+
+    def commit(self, mid: str, seq: int, *, what: str, expect: str | None = None) -> tuple[CommitRecord, str]:
+        """Return a verified commit record and its digest.
+
+        Raises:
+            NotFoundError: There is no such version.
+            IntegrityError: It does not verify, stands in another's place, or differs from `expect`.
+        """
+        entry, digest = self._read(names.record_name(mid, seq), COMMIT_TYPE, CommitRecord, what)
+        self._check_place(entry, (mid, seq), (entry.mid, entry.seq), what)
+        if expect is not None and digest != expect:
+            raise IntegrityError(f"The commit record of {what} has another digest than was pinned; it was replaced.")
+        self._check_parent(names.record_name(mid, seq - 1) if seq > 1 else None, entry.parent, what)
+        return entry, digest
+
+    def alias(self, mid: str, alias: str, n: int, *, what: str) -> tuple[AliasEntry, str]:
+        """Return a verified alias entry and its digest; errors as `commit`."""
+        entry, digest = self._read(names.alias_name(mid, alias, n), ALIAS_TYPE, AliasEntry, what)
+        self._check_place(entry, (mid, alias, n), (entry.mid, entry.alias, entry.n), what)
+        self._check_parent(names.alias_name(mid, alias, n - 1) if n > 1 else None, entry.parent, what)
+        return entry, digest
+
+    def append_commit(self, record: CommitRecord) -> str | None:
+        """Create a commit record; return its digest, or None if another publisher took the number."""
+        return self._append(names.record_name(record.mid, record.seq), COMMIT_TYPE, record)
+
+    def append_alias(self, entry: AliasEntry) -> str | None:
+        """Create an alias entry; return its digest, or None if somebody else moved the alias first."""
+        return self._append(names.alias_name(entry.mid, entry.alias, entry.n), ALIAS_TYPE, entry)
+
+    def _append(self, name: str, payload_type: str, entry: CommitRecord | AliasEntry) -> str | None:
+        data = self._keyring.signer.sign(canonical_json(entry.model_dump(mode="json")), payload_type)
+        try:
+            self._store.create(name, data)
+        except ConflictError:
+            # A lost answer followed by a retry says "exists" of our own entry: compare before giving up.
+            if self._store.get(name) != data:
+                return None
+        return hashlib.sha256(data).hexdigest()
+
+    def _read(self, name: str, payload_type: str, kind: type[EntryT], what: str) -> tuple[EntryT, str]:
+        try:
+            data = self._store.get(name)
+        except NotFoundError as exc:
+            raise NotFoundError(f"There is no {what}: {self._store.url} holds no object {name}.") from exc
+        payload, key_id = verify(data, payload_type, self._keyring.trusted, name=name)
+        entry = read_record(kind, payload, RECORD_MAX_BYTES, name)
+        if entry.publisher != key_id:
+            raise IntegrityError(f"Object {name} names another publisher than the one who signed it.")
+        return entry, hashlib.sha256(data).hexdigest()
+
+    def _check_place(
+        self,
+        entry: CommitRecord | AliasEntry,
+        asked: tuple[object, ...],
+        found: tuple[object, ...],
+        what: str,
+    ) -> None:
+        here = (self._store_id, self._workspace)
+        if (entry.store, entry.workspace) != here or asked != found:
+            raise IntegrityError(f"The record of {what} belongs elsewhere; it was copied or swapped.")
+
+    def _check_parent(self, previous: str | None, parent: str | None, what: str) -> None:
+        """Check that an entry follows the one before it; so no number is missing and none was replaced."""
+        try:
+            found = hashlib.sha256(self._store.get(previous)).hexdigest() if previous else None
+        except NotFoundError as exc:
+            raise IntegrityError(f"The record before {what} is missing from {self._store.url}.") from exc
+        if found != parent:
+            raise IntegrityError(f"The record of {what} does not follow the one before it; one was replaced.")

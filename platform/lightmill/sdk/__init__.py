@@ -1,0 +1,13 @@
+"""The Python client of a Lightmill platform: HTTP only, no ray, no torch.
+
+client = lightmill.connect()
+job = client.jobs.train("examples/digits/train.yaml")
+client.jobs.wait(job.id)
+"""
+
+from __future__ import annotations
+
+from lightmill.sdk.client import Client, connect
+from lightmill.sdk.endpoints import Prediction
+
+__all__ = ["Client", "Prediction", "connect"]

@@ -1,0 +1,138 @@
+"""Endpoints: deploy, watch, predict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lightmill.errors import LightmillError, UnavailableError
+from lightmill.records.base import Record
+from lightmill.records.endpoints import Endpoint, EndpointState
+from lightmill.records.specs import EndpointSpec
+from lightmill.sdk.specs import SpecLike, as_json, read_spec
+from lightmill.sdk.transport import API, Transport
+
+POLL_S = 0.3
+Row = Sequence[float]
+
+
+class Prediction(Record):
+    """The answer for one row: the class index and the probability of every class."""
+
+    label: int
+    probabilities: tuple[float, ...]
+    model_version: str
+
+
+class Endpoints:
+    """The platform's endpoints."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._inputs: dict[str, dict[str, Any]] = {}
+
+    def deploy(
+        self,
+        spec: SpecLike,
+        *,
+        wait: bool = True,
+        timeout_s: float = 300.0,
+        on_progress: Callable[[Endpoint], None] | None = None,
+    ) -> Endpoint:
+        """Create or change an endpoint from `endpoint.yaml` or a mapping, and wait until it answers.
+
+        Raises:
+            NotFoundError: Its model, version or alias does not exist.
+            LightmillError: It failed to start; the message says why.
+            UnavailableError: It is not ready within `timeout_s`; it goes on starting.
+        """
+        parsed, _ = read_spec(EndpointSpec, spec)
+        path = f"{API}/endpoints/{parsed.name}"
+        endpoint = Endpoint.model_validate(self._transport.put(path, as_json(parsed)))
+        return self.wait(endpoint.name, timeout_s=timeout_s, on_progress=on_progress) if wait else endpoint
+
+    def wait(
+        self,
+        name: str,
+        *,
+        timeout_s: float = 300.0,
+        on_progress: Callable[[Endpoint], None] | None = None,
+    ) -> Endpoint:
+        """Return an endpoint once it answers with what it should; errors as `deploy`."""
+        end = time.monotonic() + timeout_s
+        while True:
+            endpoint = self.show(name)
+            if on_progress:
+                on_progress(endpoint)
+            if endpoint.state is EndpointState.READY:
+                return endpoint
+            if endpoint.state is EndpointState.FAILED:
+                raise LightmillError(f"Endpoint {name} failed to start: {endpoint.message}")
+            if time.monotonic() > end:
+                raise UnavailableError(
+                    f"Endpoint {name} is {endpoint.state} after {timeout_s:g} s: {endpoint.message or 'still starting'}"
+                )
+            time.sleep(POLL_S)
+
+    def list(self) -> list[Endpoint]:
+        """Return all endpoints."""
+        return [Endpoint.model_validate(entry) for entry in self._transport.get(f"{API}/endpoints")]
+
+    def show(self, name: str) -> Endpoint:
+        """Return one endpoint; NotFoundError if there is none."""
+        return Endpoint.model_validate(self._transport.get(f"{API}/endpoints/{name}"))
+
+    def delete(self, name: str) -> Endpoint:
+        """Take an endpoint away; NotFoundError if there is none."""
+        return Endpoint.model_validate(self._transport.delete(f"{API}/endpoints/{name}"))
+
+    def metadata(self, name: str) -> dict[str, Any]:
+        """Return the model metadata of the Open Inference Protocol: inputs, outputs, versions."""
+        return self._transport.get(f"/v2/models/{name}")
+
+    def predict(self, name: str, rows: Sequence[Row]) -> list[Prediction]:
+        """Return a prediction for every row of features, in source units.
+
+        Raises:
+            RequestError: A row does not fit the endpoint's signature.
+            NotFoundError: No such endpoint answers.
+        """
+        if not rows:
+            return []
+        if name not in self._inputs:
+            self._inputs[name] = self.metadata(name)["inputs"][0]
+        known = self._inputs[name]
+        tensor = {
+            "name": known["name"],
+            "datatype": known["datatype"],
+            "shape": [len(rows), *_shape_of(rows[0])],
+            "data": [list(row) for row in rows],
+        }
+        answer = self._transport.post(f"/v2/models/{name}/infer", {"inputs": [tensor]})
+        outputs = {output["name"]: output for output in answer["outputs"]}
+        return _predictions(outputs, answer["model_version"])
+
+
+def _shape_of(value: Any) -> list[int]:
+    shape = []
+    while isinstance(value, Sequence) and not isinstance(value, str):
+        shape.append(len(value))
+        if not value:
+            break
+        value = value[0]
+    return shape
+
+
+def _predictions(outputs: dict[str, Any], version: str) -> list[Prediction]:
+    labels = outputs["label"]["data"]
+    flat = outputs["probabilities"]["data"]
+    width = len(flat) // len(labels)
+    return [
+        Prediction(
+            label=label,
+            probabilities=tuple(flat[n * width : (n + 1) * width]),
+            model_version=version,
+        )
+        for n, label in enumerate(labels)
+    ]

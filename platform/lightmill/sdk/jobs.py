@@ -1,0 +1,87 @@
+"""Jobs: start them, follow them, stop them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from lightmill.errors import JobError, UnavailableError
+from lightmill.records.jobs import EpochMetrics, Job, JobKind, JobState
+from lightmill.records.specs import DatasetSpec, TrainSpec
+from lightmill.sdk.specs import SpecLike, as_json, read_spec
+from lightmill.sdk.transport import API, Transport
+
+POLL_S = 0.3
+OUTAGE_S = 30.0
+OnProgress = Callable[[Job, list[EpochMetrics]], None]
+
+
+class Jobs:
+    """The platform's jobs."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def ingest(self, spec: SpecLike) -> Job:
+        """Start an ingest job from `dataset.yaml`, or from a mapping of the same form."""
+        parsed, folder = read_spec(DatasetSpec, spec)
+        return self._submit(JobKind.INGEST, as_json(parsed), folder)
+
+    def train(self, spec: SpecLike) -> Job:
+        """Start a training job from `train.yaml`, or from a mapping of the same form."""
+        parsed, folder = read_spec(TrainSpec, spec)
+        return self._submit(JobKind.TRAIN, as_json(parsed), folder)
+
+    def _submit(self, kind: JobKind, spec: dict[str, object], folder: str) -> Job:
+        body = {"kind": kind, "spec": spec, "folder": folder}
+        return Job.model_validate(self._transport.post(f"{API}/jobs", body))
+
+    def list(self, limit: int = 50) -> list[Job]:
+        """Return the newest jobs."""
+        return [Job.model_validate(entry) for entry in self._transport.get(f"{API}/jobs", limit=limit)]
+
+    def show(self, id: str) -> Job:
+        """Return one job; NotFoundError if there is none."""
+        return Job.model_validate(self._transport.get(f"{API}/jobs/{id}"))
+
+    def metrics(self, id: str) -> list[EpochMetrics]:
+        """Return the metrics of a training job, epoch by epoch, while it runs and after."""
+        found = self._transport.get(f"{API}/jobs/{id}/metrics")
+        return [EpochMetrics.model_validate(entry) for entry in found]
+
+    def logs(self, id: str) -> str:
+        """Return a job's log so far."""
+        return self._transport.send("GET", f"{API}/jobs/{id}/logs").text
+
+    def cancel(self, id: str) -> Job:
+        """Stop a job; ConflictError if it has ended."""
+        return Job.model_validate(self._transport.post(f"{API}/jobs/{id}/cancel"))
+
+    def wait(self, id: str, *, on_progress: OnProgress | None = None, timeout_s: float | None = None) -> Job:
+        """Return a job when it has succeeded, calling `on_progress` while it runs.
+
+        Raises:
+            JobError: The job failed or was cancelled; the message says why.
+            UnavailableError: It did not end within `timeout_s`, or the platform went away.
+        """
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        answered = time.monotonic()
+        while True:
+            try:
+                job = self.show(id)
+                if on_progress:
+                    epochs = self.metrics(id) if job.kind is JobKind.TRAIN else []
+                    on_progress(job, epochs)
+                answered = time.monotonic()
+            except UnavailableError:
+                if time.monotonic() - answered > OUTAGE_S:
+                    raise
+                time.sleep(POLL_S)
+                continue
+            if job.state is JobState.SUCCEEDED:
+                return job
+            if job.state.final:
+                raise JobError(f"Job {id} {job.state}: {job.message or 'see its log'}")
+            if end and time.monotonic() > end:
+                raise UnavailableError(f"Job {id} is still {job.state} after {timeout_s:g} s; it goes on.")
+            time.sleep(POLL_S)

@@ -1,0 +1,86 @@
+"""One HTTP connection to a platform; foreign exceptions become Lightmill errors here and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+from pydantic import SecretStr
+
+from lightmill.errors import LightmillError, UnavailableError, error_named
+
+API = "/api/v1"
+TIMEOUT_S = 60.0
+CONNECT_TIMEOUT_S = 5.0
+_BY_STATUS = {
+    400: "RequestError",
+    401: "AuthenticationError",
+    403: "ForbiddenError",
+    404: "NotFoundError",
+    409: "ConflictError",
+    503: "UnavailableError",
+}
+
+
+class Transport:
+    """Sends requests with the API key; safe to use from several threads."""
+
+    def __init__(self, url: str, api_key: SecretStr) -> None:
+        self.url = url.rstrip("/")
+        self._client = httpx.Client(
+            base_url=self.url,
+            headers={"Authorization": f"Bearer {api_key.get_secret_value()}"},
+            timeout=httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+        )
+
+    def __repr__(self) -> str:
+        return f"Transport({self.url})"
+
+    def get(self, path: str, **query: str | int) -> Any:
+        """Return the JSON body of a GET."""
+        return self.send("GET", path, query=query).json()
+
+    def put(self, path: str, body: object) -> Any:
+        """Return the JSON body of a PUT."""
+        return self.send("PUT", path, body=body).json()
+
+    def post(self, path: str, body: object | None = None) -> Any:
+        """Return the JSON body of a POST."""
+        return self.send("POST", path, body=body).json()
+
+    def delete(self, path: str) -> Any:
+        """Return the JSON body of a DELETE."""
+        return self.send("DELETE", path).json()
+
+    def send(
+        self, method: str, path: str, *, query: dict[str, Any] | None = None, body: object | None = None
+    ) -> httpx.Response:
+        """Send one request and return its response.
+
+        Raises:
+            UnavailableError: The platform does not answer.
+            LightmillError: The platform refused; the class is the one that it named.
+        """
+        try:
+            response = self._client.request(method, path, params=query or None, json=body)
+        except httpx.HTTPError as exc:
+            raise UnavailableError(
+                f"No platform answers at {self.url} ({exc or type(exc).__name__}). Start it with `lightmill up`, "
+                "or set LIGHTMILL_URL."
+            ) from exc
+        if response.is_success:
+            return response
+        raise _error(response)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+
+def _error(response: httpx.Response) -> LightmillError:
+    try:
+        body = response.json()
+        message, kind = body["error"], body.get("type")
+    except (ValueError, KeyError, TypeError):
+        message, kind = f"{response.request.url} answered {response.status_code}: {response.text[:200]}", None
+    return error_named(kind or _BY_STATUS.get(response.status_code, "LightmillError"))(message)

@@ -1,0 +1,62 @@
+"""An endpoint as a Ray Serve application."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig
+
+from lightmill.records.endpoints import ApiKey
+from lightmill.records.references import VersionId
+from lightmill.records.specs import EndpointSpec
+from lightmill.registry import RegistryLocation
+from lightmill.serving.predictor import KeysConfig, Predictor, PredictorConfig
+
+MAX_ONGOING_REQUESTS = 1024
+APPLICATION_PREFIX = "endpoint-"
+
+
+def application_name(endpoint: str) -> str:
+    """Return the name of an endpoint's Serve application."""
+    return APPLICATION_PREFIX + endpoint
+
+
+def route_prefix(endpoint: str) -> str:
+    """Return the path below which an endpoint answers."""
+    return f"/v2/models/{endpoint}"
+
+
+def build_application(
+    spec: EndpointSpec,
+    version: VersionId,
+    location: RegistryLocation,
+    keys: Sequence[ApiKey],
+    *,
+    loopback: bool,
+) -> Application:
+    """Return the application of one endpoint at one version.
+
+    A change of version or specification rolls with full surge: new replicas warm up and take traffic before
+    old ones drain. A change of keys alone reaches the replicas without a restart.
+    """
+    config = PredictorConfig(spec=spec, version=version, location=location, loopback=loopback)
+    deployment: Any = serve.deployment(serve.ingress()(Predictor))
+    options = deployment.options(
+        name="predictor",
+        max_ongoing_requests=MAX_ONGOING_REQUESTS,
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=spec.replicas.min,
+            max_replicas=spec.replicas.max,
+            target_ongoing_requests=spec.replicas.target_ongoing_requests,
+            upscale_delay_s=spec.replicas.upscale_delay_s,
+            downscale_delay_s=spec.replicas.downscale_delay_s,
+        ),
+        user_config=KeysConfig(keys=tuple(keys)).model_dump(mode="json"),
+        ray_actor_options={"num_cpus": spec.resources.cpus, "num_gpus": spec.resources.gpus},
+        max_surge_percent=100,
+        rolling_update_percentage=1.0,
+    )
+    return options.bind(config.model_dump_json())

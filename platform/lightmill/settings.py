@@ -1,0 +1,164 @@
+"""The environment of this deployment: read once, at an entry point, then passed down.
+
+Every field is an environment variable with the prefix LIGHTMILL_, such as LIGHTMILL_HOME.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lightmill.errors import RequestError
+
+MINIMUM_LOGICAL_CPUS = 8
+SOCKET_FOLDER_MAX = 40
+
+
+def _logical_cpus() -> int:
+    """Ray schedules logical CPUs; with at least eight, Data, Train and Serve do not starve one another."""
+    return max(os.cpu_count() or 1, MINIMUM_LOGICAL_CPUS)
+
+
+class Settings(BaseSettings):
+    """Where this deployment keeps its things and where it listens."""
+
+    model_config = SettingsConfigDict(env_prefix="LIGHTMILL_", frozen=True, extra="ignore")
+
+    home: Path = Field(default_factory=lambda: Path.home() / ".lightmill")
+    store: str = ""
+    catalog: str = ""
+    workspace: str = "default"
+    host: str = "127.0.0.1"
+    http_port: int = Field(default=8000, ge=1, le=65535)
+    ray_port: int = Field(default=6379, ge=1, le=65535)
+    dashboard_port: int = Field(default=8265, ge=1, le=65535)
+    stats_port: int = Field(default=8404, ge=1, le=65535)
+    metrics_port: int = Field(default=9101, ge=1, le=65535)
+    num_cpus: int = Field(default_factory=_logical_cpus, ge=2)
+    num_gpus: int | None = Field(default=None, ge=0)
+    object_store_bytes: int | None = Field(default=None, ge=80_000_000)
+    url: str = ""
+    api_key: SecretStr | None = None
+
+    @classmethod
+    def read(cls) -> Self:
+        """Read the environment.
+
+        Raises:
+            RequestError: A variable has a wrong type or range.
+        """
+        try:
+            return cls()
+        except ValidationError as exc:
+            problem = exc.errors()[0]
+            name = "LIGHTMILL_" + "_".join(str(part) for part in problem["loc"]).upper()
+            raise RequestError(f"The environment variable {name} is {problem['input']!r}: {problem['msg']}.") from exc
+
+    @property
+    def store_url(self) -> str:
+        """Where the object store is: a directory, by default inside the home."""
+        return self.store or str(self.home / "store")
+
+    @property
+    def catalog_url(self) -> str:
+        """The SQLAlchemy URL of the catalog, by default a SQLite file inside the home."""
+        return self.catalog or f"sqlite:///{(self.home / 'catalog.db').absolute()}"
+
+    @property
+    def base_url(self) -> str:
+        """The platform's HTTP address, as clients use it."""
+        return (self.url or f"http://{self.host}:{self.http_port}").rstrip("/")
+
+    @property
+    def keyring_path(self) -> Path:
+        """The key ring, a 0600 file."""
+        return self.home / "keys" / "keyring.json"
+
+    @property
+    def api_key_path(self) -> Path:
+        """The administrator's API key, a 0600 file."""
+        return self.home / "keys" / "admin.key"
+
+    @property
+    def ray_token_path(self) -> Path:
+        """Ray's shared token, a 0600 file."""
+        return self.home / "keys" / "ray.token"
+
+    @property
+    def jobs_path(self) -> Path:
+        """A folder per job: its specification and its progress."""
+        return self.home / "jobs"
+
+    @property
+    def runs_path(self) -> Path:
+        """Ray Train's own bookkeeping: pointers to sealed checkpoints, never weights."""
+        return self.home / "runs"
+
+    @property
+    def process_path(self) -> Path:
+        """What `lightmill up` started, for `status` and `down`."""
+        return self.home / "platform.json"
+
+    @property
+    def run_path(self) -> Path:
+        """Sockets and generated files of the running platform; a socket's path must stay short."""
+        wanted = self.home.absolute() / "run"
+        if len(str(wanted)) <= SOCKET_FOLDER_MAX:
+            return wanted
+        digest = hashlib.sha256(str(wanted).encode()).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"lightmill-{os.getuid()}-{digest}"
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the platform listens on this machine only."""
+        return self.host in ("127.0.0.1", "localhost", "::1")
+
+    def node_environment(self) -> dict[str, str]:
+        """Return the environment of every Ray process of this platform; docs/performance.md explains each.
+
+        It is for nodes and for drivers that run on them, never for a notebook.
+        """
+        files = self.run_path / "haproxy"
+        return {
+            "LIGHTMILL_HOME": str(self.home.absolute()),
+            "LIGHTMILL_STORE": self.store_url,
+            "LIGHTMILL_WORKSPACE": self.workspace,
+            "LIGHTMILL_HOST": self.host,
+            "LIGHTMILL_HTTP_PORT": str(self.http_port),
+            "LIGHTMILL_RAY_PORT": str(self.ray_port),
+            "LIGHTMILL_DASHBOARD_PORT": str(self.dashboard_port),
+            # Ray closed to strangers: its token on, its ports on loopback (what Ray does on laptops).
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.ray_token_path.absolute()),
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0" if self.loopback else "1",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # Serving: HAProxy in front, the replica itself behind it, one hop.
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",
+            "RAY_SERVE_HAPROXY_NBTHREAD": str(min(2, os.cpu_count() or 1)),
+            "RAY_SERVE_HAPROXY_BINARY_PATH": str(files / "haproxy"),
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(files / "haproxy.cfg"),
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(files / "admin.sock"),
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(files / "metrics.sock"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(files),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(files / "server-state"),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(self.stats_port),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(self.metrics_port),
+            "RAY_worker_niceness": "0",
+            # Data: the readers and shuffles that start no extra processes for small data.
+            "RAY_DATA_USE_DATASOURCE_V2": "0",
+            "RAY_DATA_DEFAULT_SHUFFLE_STRATEGY": "sort_shuffle_pull_based",
+            "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+            "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "300",
+            # Train: a busy small machine needs longer to start workers.
+            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
+            # The controller takes a report every poll; the default of 2 s would be the length of an epoch.
+            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+        }

@@ -1,0 +1,18 @@
+"""Logs: one line each, to standard error, so that standard output stays for results."""
+
+from __future__ import annotations
+
+import logging
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def configure_logging(level: int = logging.INFO) -> None:
+    """Send the records of `lightmill` loggers to standard error; call it once, at an entry point."""
+    logger = logging.getLogger("lightmill")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter(LOG_FORMAT))
+        logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False

@@ -1,0 +1,188 @@
+"""A run: place the workers, train, register the best checkpoint as a model version."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+import ray.train
+import torch
+from ray.train import CheckpointConfig, DataConfig, FailureConfig, Result, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from lightmill.datasets.reading import read_split
+from lightmill.datasets.translate import original_error
+from lightmill.errors import JobError, RequestError, UnavailableError
+from lightmill.models.architectures import build_module, complete
+from lightmill.records.assets import DatasetCard, Provenance, VersionSummary
+from lightmill.records.jobs import EpochMetrics, Progress
+from lightmill.records.references import AssetKind, VersionId, parse_reference
+from lightmill.records.specs import TrainSpec
+from lightmill.registry import OpenVersion, Registry, RegistryLocation
+from lightmill.training.checkpoints import read_pointer
+from lightmill.training.following import EpochFollower, EpochWriter, OnEpoch
+from lightmill.training.loop import LoopConfig, train_worker
+from lightmill.training.placement import DATA_CPUS, Cluster, Placement, place
+from lightmill.training.register import register_best
+
+SCORE = "validation_accuracy"
+CONTROLLER_FAILURES = 2
+WAIT_FOR_ROOM_S = 120.0
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watchers:
+    """Who is told how a run goes."""
+
+    report: Report
+    on_epoch: OnEpoch
+
+
+def describe_cluster() -> Cluster:
+    """Return what Ray's live nodes offer."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return Cluster(
+        node_cpus=tuple(float(node.get("CPU", 0)) for node in nodes),
+        node_gpus=tuple(float(node.get("GPU", 0)) for node in nodes),
+        accelerators=frozenset(key for node in nodes for key in node if key.startswith("accelerator_type:")),
+    )
+
+
+def train(
+    spec: TrainSpec,
+    run: str,
+    runs_path: Path,
+    registry: Registry,
+    location: RegistryLocation,
+    provenance: Provenance,
+    watchers: Watchers,
+) -> VersionSummary:
+    """Train a model and return its new version.
+
+    A run is resumed, not repeated, when its name is used again: it goes on from its last sealed checkpoint.
+
+    Raises:
+        NotFoundError: There is no such dataset.
+        RequestError: The specification fits neither the dataset nor the cluster.
+        UnavailableError: The cluster is busy and stayed so.
+        JobError: Training failed more often than `max_failures` allows.
+    """
+    dataset = registry.open(registry.resolve(AssetKind.DATASET, parse_reference(spec.dataset)))
+    card = dataset.manifest.dataset
+    if card is None:
+        raise RequestError(f"{dataset.id} is no dataset that can be trained on.")
+    architecture = complete(spec.architecture, inputs=math.prod(card.features.shape), classes=len(card.classes))
+    build_module(architecture)
+    placement = place(spec, describe_cluster())
+    wait_for_room(placement, watchers.report)
+    watchers.report(Progress(phase=f"start {placement}", done=0, total=spec.epochs, unit="epochs"))
+    described = provenance.model_copy(update={"dataset": dataset.id, "run": run})
+    config = LoopConfig(
+        spec=spec,
+        architecture=architecture,
+        run=run,
+        run_folder=str(runs_path / run),
+        location=location,
+        provenance=described,
+        device=placement.device,
+        threads=max(1, int(placement.cpus)),
+        shard_bytes=_shard_bytes(card, placement),
+    )
+    result = _fit(config, placement, dataset, runs_path, watchers)
+    best = best_checkpoint(result)
+    watchers.report(Progress(phase="register", done=spec.epochs, total=spec.epochs, unit="epochs"))
+    return register_best(spec, architecture, dataset, registry, location, best, described)
+
+
+def _fit(config: LoopConfig, placement: Placement, dataset: OpenVersion, runs_path: Path, watchers: Watchers) -> Result:
+    metrics_path = runs_path / config.run / "metrics.jsonl"
+
+    def on_epoch(metrics: EpochMetrics) -> None:
+        watchers.on_epoch(metrics)
+        watchers.report(Progress(phase="train", done=metrics.epoch, total=config.spec.epochs, unit="epochs"))
+
+    trainer = _trainer(config, placement, dataset, runs_path, EpochWriter(config.run, metrics_path))
+    with EpochFollower(metrics_path, on_epoch):
+        try:
+            return trainer.fit()
+        except ray.train.TrainingFailedError as exc:
+            original = original_error(exc)
+            if original is not None:
+                raise type(original)(original.message) from exc
+            raise JobError(f"Run {config.run} failed: {str(exc).strip().splitlines()[-1]}") from exc
+
+
+def _trainer(
+    config: LoopConfig, placement: Placement, dataset: OpenVersion, runs_path: Path, writer: EpochWriter
+) -> TorchTrainer:
+    spec = config.spec
+    resources = {"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={"config": config.model_dump_json()},
+        torch_config=TorchConfig(backend=placement.backend),
+        scaling_config=ScalingConfig(
+            num_workers=placement.workers, use_gpu=placement.gpus > 0, resources_per_worker=resources
+        ),
+        datasets={name: read_split(dataset, config.location, name) for name in ("train", "validation")},
+        dataset_config=DataConfig(datasets_to_split=["train"]),
+        run_config=RunConfig(
+            name=config.run,
+            storage_path=str(runs_path),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=spec.keep_checkpoints,
+                checkpoint_score_attribute=SCORE,
+                checkpoint_score_order="max",
+            ),
+            failure_config=FailureConfig(max_failures=spec.max_failures, controller_failure_limit=CONTROLLER_FAILURES),
+            callbacks=[writer],
+        ),
+    )
+
+
+def wait_for_room(placement: Placement, report: Report, wait_s: float = WAIT_FOR_ROOM_S) -> None:
+    """Return when the cluster has the placement's resources free.
+
+    Raises:
+        UnavailableError: Others hold them for longer than `wait_s` seconds.
+    """
+    needed = {
+        "CPU": placement.workers * placement.cpus + DATA_CPUS,
+        "GPU": placement.workers * placement.gpus,
+    }
+    end = time.monotonic() + wait_s
+    while True:
+        free = ray.available_resources()
+        short = {k: v - free.get(k, 0.0) for k, v in needed.items() if v > free.get(k, 0.0) + 1e-6}
+        if not short:
+            return
+        lacking = ", ".join(f"{value:g} {key}" for key, value in short.items())
+        if time.monotonic() > end:
+            raise UnavailableError(
+                f"The cluster stayed busy for {wait_s:g} s: {lacking} more must be free for {placement}. Try again "
+                "later, lower `workers`, or add nodes."
+            )
+        report(Progress(phase=f"wait for {lacking}", unit="epochs"))
+        time.sleep(0.5)
+
+
+def best_checkpoint(result: Result) -> VersionId:
+    """Return the sealed checkpoint with the highest validation accuracy, the earlier one of equals.
+
+    Raises:
+        JobError: The run reported none.
+    """
+    if not result.best_checkpoints:
+        raise JobError("The run ended without a checkpoint; see its log.")
+    scored = [(metrics[SCORE], -metrics["epoch"], checkpoint) for checkpoint, metrics in result.best_checkpoints]
+    return read_pointer(max(scored, key=lambda item: item[:2])[2])
+
+
+def _shard_bytes(card: DatasetCard, placement: Placement) -> int:
+    width = math.prod(card.features.shape) * torch.float32.itemsize + torch.int64.itemsize
+    return card.profile.splits["train"] * width // placement.workers

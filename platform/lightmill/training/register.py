@@ -1,0 +1,83 @@
+"""From a run's best checkpoint to a version of the model, with everything that serving needs."""
+
+from __future__ import annotations
+
+import torch
+
+from lightmill.datasets.ingest import LABEL
+from lightmill.datasets.reading import feature_rows, read_rows
+from lightmill.errors import IntegrityError
+from lightmill.models.architectures import build_module, parameter_count
+from lightmill.models.classifier import signature_of
+from lightmill.records.assets import ModelCard, Provenance, VersionSummary
+from lightmill.records.references import AssetKind, VersionId
+from lightmill.records.signature import Architecture
+from lightmill.records.specs import TrainSpec
+from lightmill.registry import Content, OpenVersion, Registry, RegistryLocation
+from lightmill.registry.tensors import encode_header, plain_tensors, safetensors_file, safetensors_header
+from lightmill.training.checkpoints import load_model_state
+
+ALL_ROWS = 1 << 62
+
+
+def register_best(
+    spec: TrainSpec,
+    architecture: Architecture,
+    dataset: OpenVersion,
+    registry: Registry,
+    location: RegistryLocation,
+    checkpoint: VersionId,
+    provenance: Provenance,
+) -> VersionSummary:
+    """Publish a checkpoint's weights as the next version of `spec.model`, and move `spec.alias` to it."""
+    best = registry.open(checkpoint)
+    card, run = dataset.manifest.dataset, best.manifest.run
+    if card is None or run is None:
+        raise IntegrityError(f"{checkpoint} or {dataset.id} carries no card; it was published by something else.")
+    state = load_model_state(best)
+    module = build_module(architecture)
+    module.load_state_dict(state)
+    metrics = dict(run.metrics) | {
+        "best_epoch": float(run.epoch),
+        "parameters": float(parameter_count(module)),
+        "test_accuracy": test_accuracy(module, dataset, location),
+    }
+    model = ModelCard(
+        architecture=architecture,
+        preprocessing=card.preprocessing,
+        signature=signature_of(card.features, len(card.classes)),
+        classes=card.classes,
+        metrics=metrics,
+    )
+    summary = publish_model(registry, spec.model, state, model, provenance)
+    if spec.alias:
+        registry.set_alias(AssetKind.MODEL, spec.model, spec.alias, summary.id.seq)
+    return summary
+
+
+def publish_model(
+    registry: Registry, name: str, state: dict[str, torch.Tensor], card: ModelCard, provenance: Provenance
+) -> VersionSummary:
+    """Publish weights and a card as the next version of model `name`; see `Registry.commit` for the errors."""
+    draft = registry.begin(AssetKind.MODEL, name)
+    tensors = plain_tensors(state)
+    header = safetensors_header(tensors)
+    sealed = draft.seal_tensors(tensors)
+    content = Content(
+        files=(safetensors_file(header, tensors, sealed),),
+        tensors=sealed.tensors,
+        safetensors_header=encode_header(header),
+        blobs=sealed.blobs,
+        model=card,
+        provenance=provenance,
+    )
+    return registry.commit(draft, content)
+
+
+def test_accuracy(module: torch.nn.Module, dataset: OpenVersion, location: RegistryLocation) -> float:
+    """Return the share of the test split that the module gets right."""
+    rows = read_rows(dataset, location, "test", 0, ALL_ROWS)
+    label = torch.from_numpy(rows.column(LABEL).to_numpy().copy())
+    with torch.inference_mode():
+        found = module.eval()(torch.from_numpy(feature_rows(rows))).argmax(dim=1)
+    return float((found == label).double().mean())

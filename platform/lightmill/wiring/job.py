@@ -1,0 +1,150 @@
+"""The frame of every file in `jobs/`: arguments, Ray, a job row, progress, one JSON line, an exit code.
+
+Nothing here imports ray before `connect` has put the platform's environment in place, since Ray reads its
+settings when it is imported; for the same reason the work of a job imports its room inside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import secrets
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lightmill.errors import ConflictError, JobError, LightmillError
+from lightmill.records.assets import Provenance
+from lightmill.records.base import now_iso
+from lightmill.records.jobs import EpochMetrics, Job, JobKind, JobState, Progress
+from lightmill.records.specs import SpecT, load_spec
+from lightmill.settings import Settings
+from lightmill.telemetry import configure_logging
+from lightmill.wiring.bootstrap import bootstrap
+from lightmill.wiring.platform import Platform, open_platform
+from lightmill.wiring.provenance import capture
+from lightmill.wiring.session import connect
+
+JOB_VARIABLE = "LIGHTMILL_JOB"
+FOLDER_VARIABLE = "LIGHTMILL_SPEC_FOLDER"
+logger = logging.getLogger("lightmill.job")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobContext:
+    """What a job's work gets."""
+
+    job: Job
+    folder: Path
+    platform: Platform
+    provenance: Provenance
+
+    def report(self, progress: Progress) -> None:
+        """Show progress in the log and keep it in the catalog."""
+        of = f" {progress.done}/{progress.total} {progress.unit}" if progress.total else ""
+        logger.info("%s%s", progress.phase, of)
+        self.platform.catalog.jobs.update(self.job.id, progress=progress)
+
+    def on_epoch(self, metrics: EpochMetrics) -> None:
+        """Show an epoch's metrics in the log and keep them in the catalog."""
+        shown = "  ".join(f"{key} {value:.4f}" for key, value in metrics.metrics.items())
+        logger.info("epoch %d  %s", metrics.epoch, shown)
+        self.platform.catalog.runs.record_epoch(metrics)
+
+
+Work = Callable[[JobContext, SpecT], dict[str, object]]
+
+
+def run_job(kind: JobKind, spec_kind: type[SpecT], name_of: Callable[[SpecT], str], work: Work[SpecT]) -> int:
+    """Run a job file: its one argument is the specification; return the exit code.
+
+    The last line on standard output is JSON: the result, or `{"error": ..., "type": ...}`.
+    """
+    arguments = _arguments(kind, sys.argv[1:])
+    configure_logging()
+    try:
+        result = _run(kind, spec_kind, name_of, work, Path(arguments.spec))
+    except LightmillError as exc:
+        if arguments.debug:
+            traceback.print_exc()
+        _last_line({"error": exc.message, "type": type(exc).__name__})
+        return exc.exit_code
+    _last_line(result)
+    return 0
+
+
+def _last_line(result: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(result) + "\n")
+
+
+def _arguments(kind: JobKind, argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=f"Run one {kind} job from a YAML specification.")
+    parser.add_argument("spec", help="path of the YAML specification")
+    parser.add_argument("--debug", action="store_true", help="show stack traces of expected errors")
+    return parser.parse_args(argv)
+
+
+def _run(
+    kind: JobKind, spec_kind: type[SpecT], name_of: Callable[[SpecT], str], work: Work[SpecT], path: Path
+) -> dict[str, object]:
+    settings = Settings.read()
+    spec = load_spec(spec_kind, path)
+    folder = Path(os.environ.get(FOLDER_VARIABLE) or path.absolute().parent)
+    bootstrap(settings)
+    platform = open_platform(settings)
+    job = _job_row(platform, kind, name_of(spec), spec.model_dump(mode="json"))
+    platform.catalog.jobs.update(job.id, state=JobState.RUNNING, started=now_iso())
+    context = JobContext(
+        job=job,
+        folder=folder,
+        platform=platform,
+        provenance=capture(spec.model_dump(mode="json"), folder, job.id),
+    )
+    try:
+        with connect(settings):
+            result = work(context, spec)
+    except LightmillError as exc:
+        _finish(platform, job, JobState.FAILED, message=exc.message)
+        raise
+    except Exception as exc:
+        _finish(platform, job, JobState.FAILED, message=f"{type(exc).__name__}: {exc}")
+        traceback.print_exc()
+        raise JobError(f"Job {job.id} failed unexpectedly: {type(exc).__name__}: {exc}") from exc
+    _finish(platform, job, JobState.SUCCEEDED, result=result)
+    return {"job": job.id, **result}
+
+
+def _job_row(platform: Platform, kind: JobKind, name: str, spec: dict[str, object]) -> Job:
+    """Return the row that the control application made, or make one for a job submitted straight to Ray."""
+    known = os.environ.get(JOB_VARIABLE)
+    if known:
+        return platform.catalog.jobs.get(known)
+    return platform.catalog.jobs.create(
+        Job(
+            id=f"{kind}-{name}-{secrets.token_hex(4)}",
+            kind=kind,
+            name=name,
+            spec=spec,
+            submission_id=os.environ.get("RAY_JOB_SUBMISSION_ID") or f"pid:{os.getpid()}",
+            created=now_iso(),
+        )
+    )
+
+
+def _finish(
+    platform: Platform,
+    job: Job,
+    state: JobState,
+    *,
+    message: str = "",
+    result: dict[str, object] | None = None,
+) -> None:
+    """Write the final state, unless the job was cancelled meanwhile."""
+    try:
+        platform.catalog.jobs.update(job.id, state=state, message=message, result=result or {}, finished=now_iso())
+    except ConflictError:
+        logger.warning("job %s ended as %s after it was cancelled", job.id, state)

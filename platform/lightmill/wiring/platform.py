@@ -1,0 +1,41 @@
+"""The adapters of one process, made from the settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lightmill.catalog import Catalog
+from lightmill.registry import Registry, RegistryLocation
+from lightmill.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Platform:
+    """What an entry point works with."""
+
+    settings: Settings
+    catalog: Catalog
+    registry: Registry
+    location: RegistryLocation
+
+
+def location_of(settings: Settings) -> RegistryLocation:
+    """Return where this deployment's registry is."""
+    return RegistryLocation(
+        store_url=settings.store_url,
+        keyring_path=str(settings.keyring_path.absolute()),
+        workspace=settings.workspace,
+    )
+
+
+def open_platform(settings: Settings) -> Platform:
+    """Open catalog, store and key ring, which `bootstrap` has made.
+
+    Raises:
+        NotFoundError: There is no store or no key ring yet.
+        UnavailableError: The catalog does not answer.
+        IntegrityError: The key ring or the store is damaged, or of a newer format.
+    """
+    catalog = Catalog.open(settings.catalog_url)
+    location = location_of(settings)
+    return Platform(settings=settings, catalog=catalog, registry=location.open(catalog), location=location)

@@ -1,0 +1,36 @@
+"""Connecting a driver to Ray: the cluster it runs in, the platform on this machine, or a Ray of its own."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lightmill.settings import Settings
+
+logger = logging.getLogger("lightmill.session")
+
+
+def running_address(settings: Settings) -> str | None:
+    """Return the address of the Ray that `lightmill up` started here, if its file says so."""
+    try:
+        found = json.loads(settings.process_path.read_text())
+    except (OSError, ValueError):
+        return None
+    address = found.get("ray_address") if isinstance(found, dict) else None
+    return address if isinstance(address, str) else None
+
+
+@contextmanager
+def connect(settings: Settings) -> Iterator[None]:
+    """Join Ray for the length of a `with` block; without a running platform, start one that ends with it."""
+    os.environ.update(settings.node_environment())
+    address = os.environ.get("RAY_ADDRESS") or running_address(settings)
+    from lightmill.control.ray_session import session
+
+    if address is None:
+        logger.info("no platform runs here; starting a Ray of %d logical CPUs for this job", settings.num_cpus)
+    with session(address, settings.num_cpus, settings.num_gpus):
+        yield
