@@ -152,6 +152,8 @@ class Settings(BaseSettings):
             "RAY_SERVE_HAPROXY_STATS_PORT": str(self.stats_port),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(self.metrics_port),
             "RAY_worker_niceness": "0",
+            # Workers start when a task wants them: a batch per driver starves a machine of few cores.
+            "RAY_prestart_worker_first_driver": "0",
             # Data: the readers and shuffles that start no extra processes for small data.
             "RAY_DATA_USE_DATASOURCE_V2": "0",
             "RAY_DATA_DEFAULT_SHUFFLE_STRATEGY": "sort_shuffle_pull_based",

@@ -103,7 +103,7 @@ class ControlLoop:
         logger.info("endpoint %s: rolling to %s", endpoint.name, version)
         try:
             self._serve.deploy(endpoint.spec, version, keys)
-        except (RuntimeError, ValueError, TimeoutError) as exc:
+        except Exception as exc:  # noqa: BLE001 - one endpoint that cannot be built must not stop the others
             logger.exception("endpoint %s could not be deployed", endpoint.name)
             self._catalog.endpoints.observe(
                 endpoint.name, state=EndpointState.FAILED, version=None, replicas=0, message=str(exc)

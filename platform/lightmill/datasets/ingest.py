@@ -85,7 +85,7 @@ def ingest(
     path = find_source(spec, folder)
     if not classes_of(spec):
         raise RequestError("The label column declares no `values`; list the classes in order.")
-    source = ray.data.read_datasource(CsvSource(path, column_types(spec)))
+    source = ray.data.read_datasource(CsvSource(path, column_types(spec)), override_num_blocks=1)
     cleaner = Cleaner(spec)
     with user_errors():
         report(Progress(phase="validate", done=0, total=3, unit="passes"))

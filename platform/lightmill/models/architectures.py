@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -25,12 +26,32 @@ def mlp(*, inputs: int, classes: int, hidden: list[int], dropout: float = 0.0) -
     return nn.Sequential(*layers, nn.Linear(width, classes))
 
 
+def convnet(
+    *, inputs: int, classes: int, image: list[int], channels: list[int], hidden: int = 64, dropout: float = 0.0
+) -> nn.Module:
+    """Return a small convolutional network: float32 [batch, inputs] to logits [batch, classes].
+
+    `image` is [channels, height, width], whose product is `inputs`; every entry of `channels` is a 3x3
+    convolution with ReLU, and one 2x2 maximum pooling follows them.
+    """
+    if math.prod(image) != inputs or len(image) != 3:
+        raise ValueError(f"image {image} does not hold the {inputs} inputs")
+    layers: list[nn.Module] = [nn.Unflatten(1, tuple(image))]
+    width = image[0]
+    for count in channels:
+        layers += [nn.Conv2d(width, count, kernel_size=3, padding=1), nn.ReLU()]
+        width = count
+    flat = width * (image[1] // 2) * (image[2] // 2)
+    layers += [nn.MaxPool2d(2), nn.Dropout(dropout), nn.Flatten(), nn.Linear(flat, hidden), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(hidden, classes))
+
+
 def logistic(*, inputs: int, classes: int) -> nn.Module:
     """Return a multinomial logistic regression: float32 [batch, inputs] to logits [batch, classes]."""
     return nn.Linear(inputs, classes)
 
 
-ARCHITECTURES: dict[str, Builder] = {"logistic": logistic, "mlp": mlp}
+ARCHITECTURES: dict[str, Builder] = {"convnet": convnet, "logistic": logistic, "mlp": mlp}
 
 
 def build_module(architecture: Architecture) -> nn.Module:

@@ -43,8 +43,7 @@ def build_application(
     old ones drain. A change of keys alone reaches the replicas without a restart.
     """
     config = PredictorConfig(spec=spec, version=version, location=location, loopback=loopback)
-    deployment: Any = serve.deployment(serve.ingress()(Predictor))
-    options = deployment.options(
+    deploy: Any = serve.deployment(
         name="predictor",
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         autoscaling_config=AutoscalingConfig(
@@ -59,4 +58,4 @@ def build_application(
         max_surge_percent=100,
         rolling_update_percentage=1.0,
     )
-    return options.bind(config.model_dump_json())
+    return deploy(serve.ingress()(Predictor)).bind(config.model_dump_json())

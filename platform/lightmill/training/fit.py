@@ -11,6 +11,7 @@ from pathlib import Path
 import ray
 import ray.train
 import torch
+from ray.data import ExecutionOptions
 from ray.train import CheckpointConfig, DataConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -29,7 +30,7 @@ from lightmill.training.loop import LoopConfig, train_worker
 from lightmill.training.placement import DATA_CPUS, Cluster, Placement, place
 from lightmill.training.register import register_best
 
-SCORE = "validation_accuracy"
+SCORE = "validation_loss"
 CONTROLLER_FAILURES = 2
 WAIT_FOR_ROOM_S = 120.0
 Report = Callable[[Progress], None]
@@ -130,14 +131,16 @@ def _trainer(
             num_workers=placement.workers, use_gpu=placement.gpus > 0, resources_per_worker=resources
         ),
         datasets={name: read_split(dataset, config.location, name) for name in ("train", "validation")},
-        dataset_config=DataConfig(datasets_to_split=["train"]),
+        dataset_config=DataConfig(
+            datasets_to_split=["train"], execution_options=ExecutionOptions(preserve_order=True)
+        ),
         run_config=RunConfig(
             name=config.run,
             storage_path=str(runs_path),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=spec.keep_checkpoints,
                 checkpoint_score_attribute=SCORE,
-                checkpoint_score_order="max",
+                checkpoint_score_order="min",
             ),
             failure_config=FailureConfig(max_failures=spec.max_failures, controller_failure_limit=CONTROLLER_FAILURES),
             callbacks=[writer],
@@ -172,15 +175,15 @@ def wait_for_room(placement: Placement, report: Report, wait_s: float = WAIT_FOR
 
 
 def best_checkpoint(result: Result) -> VersionId:
-    """Return the sealed checkpoint with the highest validation accuracy, the earlier one of equals.
+    """Return the sealed checkpoint with the lowest validation loss, the earlier one of equals.
 
     Raises:
         JobError: The run reported none.
     """
     if not result.best_checkpoints:
         raise JobError("The run ended without a checkpoint; see its log.")
-    scored = [(metrics[SCORE], -metrics["epoch"], checkpoint) for checkpoint, metrics in result.best_checkpoints]
-    return read_pointer(max(scored, key=lambda item: item[:2])[2])
+    scored = [(metrics[SCORE], metrics["epoch"], checkpoint) for checkpoint, metrics in result.best_checkpoints]
+    return read_pointer(min(scored, key=lambda item: item[:2])[2])
 
 
 def _shard_bytes(card: DatasetCard, placement: Placement) -> int:
