@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 from typing import Self
 
@@ -17,7 +16,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from lightmill.errors import RequestError
 
 MINIMUM_LOGICAL_CPUS = 8
-SOCKET_FOLDER_MAX = 40
 
 
 def _logical_cpus() -> int:
@@ -107,12 +105,13 @@ class Settings(BaseSettings):
 
     @property
     def run_path(self) -> Path:
-        """Sockets and generated files of the running platform; a socket's path must stay short."""
-        wanted = self.home.absolute() / "run"
-        if len(str(wanted)) <= SOCKET_FOLDER_MAX:
-            return wanted
-        digest = hashlib.sha256(str(wanted).encode()).hexdigest()[:12]
-        return Path(tempfile.gettempdir()) / f"lightmill-{os.getuid()}-{digest}"
+        """Sockets, Ray's session and generated files of the running platform.
+
+        It stands outside the home because a socket's path must be short: HAProxy takes 97 bytes, of which Ray
+        uses 70. `lightmill up` makes it for its owner alone and refuses one that somebody else made.
+        """
+        digest = hashlib.sha256(f"{os.getuid()}:{self.home.absolute()}".encode()).hexdigest()[:10]
+        return Path("/tmp") / f"lm-{digest}"  # noqa: S108 - owner and mode are checked before use
 
     @property
     def loopback(self) -> bool:
@@ -124,7 +123,7 @@ class Settings(BaseSettings):
 
         It is for nodes and for drivers that run on them, never for a notebook.
         """
-        files = self.run_path / "haproxy"
+        files = self.run_path / "h"
         return {
             "LIGHTMILL_HOME": str(self.home.absolute()),
             "LIGHTMILL_STORE": self.store_url,

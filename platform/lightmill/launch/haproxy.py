@@ -26,7 +26,7 @@ exec "{binary}" "$@"
 
 def write_haproxy(settings: Settings) -> None:
     """Write the wrapper that Ray runs as HAProxy."""
-    folder = settings.run_path / "haproxy"
+    folder = settings.run_path / "h"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     script = folder / "haproxy"
     script.write_text(_SCRIPT.format(host=settings.host, binary=_binary()))

@@ -6,7 +6,9 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -35,6 +37,7 @@ from lightmill.settings import Settings
 RAY_START_S = 180
 CONTROL_START_S = 240
 ANSWER_S = 60.0
+KEPT_SESSIONS = 3
 Say = Callable[[str], None]
 
 
@@ -94,6 +97,7 @@ def _start(settings: Settings, say: Say, ray_address: str | None) -> PlatformSta
     say(f"Preparing key ring, store and catalog in {settings.home} ...")
     _run([sys.executable, "-m", "lightmill.wiring"], environment, RAY_START_S, "the preparation")
     write_haproxy(settings)
+    _remove_old_sessions(ray_folder(settings))
     write_state(settings, state)
     try:
         if owns_ray:
@@ -203,12 +207,30 @@ def _check_ports(settings: Settings, *, owns_ray: bool) -> None:
                 ) from exc
 
 
+def _own_folder(path: Path) -> None:
+    """Make a folder for this user alone, or see that the one which stands there is."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise UnavailableError(
+            f"{path} must be a folder that belongs to you alone (mode 0700), but is not. Remove it, or set "
+            "LIGHTMILL_HOME to another home."
+        )
+
+
+def _remove_old_sessions(folder: Path) -> None:
+    """Keep the logs of the last few Ray sessions."""
+    sessions = sorted(path for path in folder.glob("session_2*") if not path.is_symlink())
+    for path in sessions[:-KEPT_SESSIONS]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 @contextmanager
 def _only_one(settings: Settings) -> Iterator[None]:
     """Hold a lock, so that two `up` at once do not start two platforms."""
     try:
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        settings.run_path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _own_folder(settings.run_path)
         file = (settings.home / "up.lock").open("w")
     except OSError as exc:
         raise UnavailableError(

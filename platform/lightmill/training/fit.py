@@ -131,9 +131,7 @@ def _trainer(
             num_workers=placement.workers, use_gpu=placement.gpus > 0, resources_per_worker=resources
         ),
         datasets={name: read_split(dataset, config.location, name) for name in ("train", "validation")},
-        dataset_config=DataConfig(
-            datasets_to_split=["train"], execution_options=ExecutionOptions(preserve_order=True)
-        ),
+        dataset_config=DataConfig(datasets_to_split=["train"], execution_options=ExecutionOptions(preserve_order=True)),
         run_config=RunConfig(
             name=config.run,
             storage_path=str(runs_path),

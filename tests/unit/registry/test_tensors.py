@@ -93,7 +93,9 @@ def test_tensors_of_several_mebibytes_and_one_larger_than_a_blob(world: World) -
     version = open_latest(world.registry)
     assert len(version.tensor("long").pieces) == 2
     assert len(version.tensor("own").pieces) == 1
-    assert version.tensor("own").pieces[0].blob not in {p.blob for n in ("small", "tail") for p in version.tensor(n).pieces}
+    assert version.tensor("own").pieces[0].blob not in {
+        p.blob for n in ("small", "tail") for p in version.tensor(n).pieces
+    }
     assert summary.size_bytes > 75 << 20
     seen: list[int] = []
     found = load_tensors(version, threads=3, progress=seen.append)

@@ -1,0 +1,64 @@
+# make demo    set up, then the whole path on real input: ingest, train, register, deploy, predict
+# make test    set up, then the tests (no GPU, no network, about ten minutes on two cores)
+# make check   ruff, pyright, import-linter
+# make bench   the benchmarks, one JSON object a line
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast test-cluster test-slow check format bench lock clean
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+help:
+	@sed -n 's/^# //p' Makefile | head -4
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@echo "Setting up $(VENV) from requirements.lock (several minutes the first time) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; set PYTHON to one."; exit 2; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup
+	@$(BIN)/lightmill demo examples/digits
+
+test: setup
+	@$(BIN)/pytest tests
+
+test-fast: setup
+	@$(BIN)/pytest tests/unit tests/contract tests/attacks
+
+# Hosts made of network namespaces and a real `ray up`; needs root, iproute2, openssh-server and rsync.
+test-cluster: setup
+	@$(BIN)/pytest tests/cluster -m cluster -s
+
+test-slow: setup
+	@$(BIN)/pytest tests -m slow
+
+check: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports
+
+format: setup
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: setup
+	@$(BIN)/python -m benchmarks
+
+# Resolve anew: a fresh environment, newest versions that pyproject.toml admits, torch as pinned here.
+lock:
+	@rm -rf .lock && $(PYTHON) -m venv .lock
+	@.lock/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 hatchling editables -e '.[dev]'
+	@{ head -2 requirements.lock; .lock/bin/pip freeze --exclude-editable | sed 's/+cpu$$//'; } > requirements.new
+	@mv requirements.new requirements.lock && rm -rf .lock
+
+clean:
+	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,183 @@
+"""What goes wrong: killed jobs, damaged files, full ports, wrong specifications, restarts."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from lightmill.errors import JobError, LightmillError
+from lightmill.records.jobs import JobState
+from lightmill.sdk import Client
+from tests.platforms import ROOT, TestPlatform
+
+pytestmark = pytest.mark.e2e
+DIGITS = ROOT / "examples" / "digits"
+
+
+def quick(model: str, **changes: object) -> dict[str, object]:
+    return {
+        "model": model,
+        "dataset": "digits@latest",
+        "architecture": {"name": "mlp", "arguments": {"hidden": [16]}},
+        "epochs": 1,
+        "workers": 1,
+    } | changes
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "code", "words"),
+    [
+        ("train.yaml", {"epcohs": 3}, 2, ["epcohs", "epochs"]),
+        ("train.yaml", {"epochs": "many"}, 2, ["epochs", "many"]),
+        ("train.yaml", {"dataset": "nothing@latest"}, 3, ["nothing"]),
+        (
+            "train.yaml",
+            {"architecture": {"name": "mlp", "arguments": {"inputs": 5, "hidden": [4]}}},
+            2,
+            ["inputs", "64"],
+        ),
+        ("dataset.yaml", {"source": {"format": "csv", "path": "absent.csv"}}, 3, ["absent.csv"]),
+        ("dataset.yaml", {"split": {"train": 0.9}}, 2, ["split", "1"]),
+        ("endpoint.yaml", {"model": "digits@nobody"}, 3, ["nobody", "champion"]),
+        ("endpoint.yaml", {"replicas": {"min": 3, "max": 1}}, 2, ["min 3", "max 1"]),
+    ],
+)
+def test_wrong_specifications(
+    platform: TestPlatform, tmp_path: Path, file: str, change: dict[str, object], code: int, words: list[str]
+) -> None:
+    spec = yaml.safe_load((DIGITS / file).read_text()) | change
+    if file == "dataset.yaml" and "source" not in change:
+        spec["source"]["path"] = str(DIGITS / "digits.csv")
+    path = tmp_path / file
+    path.write_text(yaml.safe_dump(spec))
+    command = {"train.yaml": "train", "dataset.yaml": "ingest", "endpoint.yaml": "deploy"}[file]
+    done = platform.lightmill(command, path, check=False)
+    assert done.code == code, done.err
+    assert [word for word in words if word not in done.err] == []
+    assert "Traceback" not in done.err + done.out
+
+
+def test_missing_column_fails_the_job_with_its_name(client: Client) -> None:
+    spec = yaml.safe_load((DIGITS / "dataset.yaml").read_text())
+    spec |= {"name": "faulty", "source": {"format": "csv", "path": str(DIGITS / "digits.csv")}}
+    spec["columns"][1]["name"] = "number"
+    with pytest.raises(JobError, match="no column 'number'"):
+        client.jobs.wait(client.jobs.ingest(spec).id)
+    assert "faulty" not in [dataset.name for dataset in client.datasets.list()]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"workers": 64, "batch_size": 64}, "64 workers"),
+        ({"resources": {"cpus": 1, "gpus": 1}}, "GPU"),
+    ],
+)
+def test_what_can_never_be_placed_is_refused(client: Client, change: dict[str, object], words: str) -> None:
+    with pytest.raises(JobError, match=words):
+        client.jobs.wait(client.jobs.train(quick("never", **change)).id)
+
+
+def test_killed_job_leaves_no_version(client: Client) -> None:
+    job = client.jobs.train(quick("killed", epochs=100_000))
+    end = time.monotonic() + 120
+    while not client.jobs.metrics(job.id):
+        assert time.monotonic() < end, client.jobs.logs(job.id)
+        time.sleep(0.2)
+    drivers = [
+        process
+        for process in psutil.process_iter()
+        if any(job.id in word for word in _cmdline(process)) and "train.py" in " ".join(_cmdline(process))
+    ]
+    assert drivers
+    for driver in drivers:
+        driver.kill()
+    with pytest.raises(JobError):
+        client.jobs.wait(job.id, timeout_s=60)
+    assert client.jobs.show(job.id).state is JobState.FAILED
+    assert "killed" not in [model.name for model in client.models.list()]
+    again = client.jobs.wait(client.jobs.train(quick("killed")).id)
+    assert again.result["model_version"] == "killed@1"
+
+
+def _cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def test_cancelled_job(client: Client) -> None:
+    job = client.jobs.train(quick("cancelled", epochs=100_000))
+    assert client.jobs.cancel(job.id).state is JobState.CANCELLED
+    with pytest.raises(JobError, match="cancelled"):
+        client.jobs.wait(job.id)
+
+
+def test_one_flipped_byte_is_refused_by_name(platform: TestPlatform, client: Client) -> None:
+    """A version with a damaged blob never answers; the endpoint says which object it is."""
+    before = set((platform.home / "store" / "b").rglob("*"))
+    client.jobs.wait(client.jobs.train(quick("damaged")).id)
+    version = client.models.version("damaged@1").version
+    new = [path for path in (platform.home / "store" / "b").rglob("*") if path.is_file() and path not in before]
+    for path in new:
+        path.chmod(0o600)
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+    with pytest.raises(LightmillError) as refused:
+        client.endpoints.deploy({"name": "damaged", "model": "damaged@1"}, timeout_s=120)
+    assert any(path.name in str(refused.value) for path in new), (str(refused.value), version.id)
+    client.endpoints.delete("damaged")
+
+
+def test_port_in_use(platform: TestPlatform, tmp_path: Path) -> None:
+    done = platform.lightmill("up", check=False, LIGHTMILL_HOME=str(tmp_path / "other"))
+    assert done.code == 4
+    assert platform.environment["LIGHTMILL_HTTP_PORT"] in done.err and "LIGHTMILL_HTTP_PORT" in done.err
+    assert not (tmp_path / "other" / "platform.json").exists()
+
+
+def test_endpoints_come_back_after_a_restart(platform: TestPlatform, client: Client) -> None:
+    before = client.endpoints.show("digits")
+    ended = platform.lightmill("down", "--json").json()["ended"]
+    assert ended > 5
+    assert platform.processes() == []
+    assert platform.lightmill("status", check=False).code == 7
+    assert platform.lightmill("down", check=False).code == 3
+    platform.lightmill("up")
+    endpoint = client.endpoints.wait("digits")
+    assert (endpoint.version, endpoint.revision) == (before.version, before.revision)
+    rows = client.datasets.rows("digits@1", "test", limit=50)
+    pixels = [[rows[f"p{n:02d}"][i] for n in range(64)] for i in range(50)]
+    right = sum(a.label == b for a, b in zip(client.endpoints.predict("digits", pixels), rows["label"], strict=True))
+    assert right >= 45
+
+
+def test_killed_platform_is_cleaned_up_by_the_next_up(platform: TestPlatform, client: Client) -> None:
+    for process in platform.processes():
+        if any(word.endswith(("/raylet", "/gcs_server")) for word in _cmdline(process)[:1]):
+            process.kill()
+    platform.lightmill("up")
+    assert client.endpoints.wait("digits").state == "ready"
+
+
+def test_wrong_key_ring_is_refused(platform: TestPlatform) -> None:
+    platform.lightmill("down")
+    ring = platform.home / "keys" / "keyring.json"
+    kept = ring.rename(ring.with_suffix(".kept"))
+    refused = platform.lightmill("up", check=False)
+    assert refused.code == 6 and "key ring" in refused.err
+    assert platform.processes() == []
+    kept.rename(ring)
+
+
+def test_nothing_is_left(platform: TestPlatform) -> None:
+    assert platform.lightmill("down", check=False).code == 3
+    assert platform.processes() == []
+    assert json.loads((platform.home / "store" / "lightmill.json").read_text())["format"]

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from lightmill.errors import RequestError
+from lightmill.models.architectures import ARCHITECTURES, build_module, complete, parameter_count, seeded
+from lightmill.records.signature import Architecture
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "logistic": {},
+    "mlp": {"hidden": [8, 4], "dropout": 0.1},
+    "convnet": {"image": [1, 4, 4], "channels": [2, 3], "hidden": 5},
+}
+
+
+def test_every_architecture_is_tested_here() -> None:
+    assert set(ARCHITECTURES) == set(ARGUMENTS)
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("rows", [1, 7])
+def test_an_architecture_turns_rows_into_logits(name: str, rows: int) -> None:
+    given = Architecture(name=name, arguments=ARGUMENTS[name])
+    module = build_module(complete(given, inputs=16, classes=3))
+    logits = module(torch.randn(rows, 16))
+    assert logits.shape == (rows, 3)
+    assert logits.dtype == torch.float32
+    logits.sum().backward()
+    assert all(p.grad is not None for p in module.parameters())
+
+
+def test_parameters_are_counted() -> None:
+    assert parameter_count(build_module(Architecture(name="logistic", arguments={"inputs": 4, "classes": 3}))) == 15
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_a_seed_alone_decides_the_weights(name: str) -> None:
+    architecture = complete(Architecture(name=name, arguments=ARGUMENTS[name]), inputs=16, classes=3)
+    state = torch.random.get_rng_state()
+    first, again, other = (seeded(seed, architecture).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "named"),
+    [
+        ("transformer", {}, ("'transformer'", "logistic, mlp")),
+        ("mlp", {"inputs": 4, "classes": 3}, ("'mlp'", "hidden")),
+        ("mlp", {"inputs": 4, "classes": 3, "hidden": [4], "width": 2}, ("'mlp'", "width")),
+        ("mlp", {"inputs": 4, "classes": 3, "hidden": 4}, ("'mlp'", "4")),
+        ("mlp", {"inputs": 4, "classes": 3, "hidden": [4], "dropout": 1.5}, ("'mlp'", "1.5")),
+        ("mlp", {"inputs": 4, "classes": 3, "hidden": [-4]}, ("'mlp'", "-4")),
+        ("logistic", {"inputs": "four", "classes": 3}, ("'logistic'", "four")),
+    ],
+)
+def test_what_cannot_be_built_is_refused_with_name_and_arguments(
+    name: str, arguments: dict[str, Any], named: tuple[str, ...]
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        build_module(Architecture(name=name, arguments=arguments))
+    assert [part for part in named if part not in caught.value.message] == [], caught.value.message
+
+
+def test_the_dataset_decides_the_sizes_and_a_contradiction_is_refused() -> None:
+    found = complete(Architecture(name="mlp", arguments={"hidden": [2], "classes": 3}), inputs=4, classes=3)
+    assert found.arguments == {"hidden": [2], "inputs": 4, "classes": 3}
+    with pytest.raises(RequestError, match=r"architecture\.arguments\.inputs is 5, but the dataset has 4"):
+        complete(Architecture(name="mlp", arguments={"inputs": 5}), inputs=4, classes=3)
