@@ -1,7 +1,7 @@
 """Ingest a source into a new sealed dataset version.
 
 Run: python jobs/ingest.py examples/digits/dataset.yaml
-     ray job submit --address http://127.0.0.1:8265 --working-dir . -- python jobs/ingest.py examples/digits/dataset.yaml
+     ray job submit --working-dir . -- python jobs/ingest.py examples/digits/dataset.yaml
 """
 
 from __future__ import annotations

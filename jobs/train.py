@@ -1,7 +1,7 @@
 """Train a model from a specification and register its best checkpoint.
 
 Run: python jobs/train.py examples/digits/train.yaml
-     ray job submit --address http://127.0.0.1:8265 --working-dir . -- python jobs/train.py examples/digits/train.yaml
+     ray job submit --working-dir . -- python jobs/train.py examples/digits/train.yaml
 """
 
 from __future__ import annotations

@@ -117,14 +117,14 @@ class Lab:
             subprocess.run(["ip", "netns", "del", f"{self._tag}-{name}"], stderr=subprocess.DEVNULL, check=False)
 
     def run(self, host: str, *command: object, timeout_s: float, **environment: str) -> subprocess.CompletedProcess:
-        """Run a command on a host, in its home; standard error joins standard output."""
+        """Run a command on a host, in its home, with this environment alone."""
         enter = ["nsenter", "--target", str(self.first_process(host)), "--mount", "--uts", "--ipc", "--net", "--pid"]
         home = os.environ["HOME"]
         clean = {"HOME": home, "TERM": "dumb", "LANG": "C.UTF-8", "PATH": SYSTEM_PATH, **environment}
         variables = [f"{name}={value}" for name, value in clean.items()]
         return subprocess.run(
             [*enter, f"--wd={home}", "env", "-i", *variables, *map(str, command)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout_s,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s,
         )  # fmt: skip
 
     def first_process(self, host: str) -> int:

@@ -9,15 +9,18 @@ import threading
 from lightmill.catalog import Catalog
 from lightmill.control.jobs import Jobs
 from lightmill.control.ray_serve import ServeAdapter
-from lightmill.control.reconcile import Action, Deploy, Forget, Observe, Remove, Wanted, reconcile
+from lightmill.control.reconcile import Action, Deploy, Forget, Observe, Refusal, Remove, Wanted, reconcile
 from lightmill.errors import LightmillError
 from lightmill.records.endpoints import ApiKey, Endpoint, EndpointState
 from lightmill.records.references import AssetKind, parse_reference
 from lightmill.registry import Registry
 
-INTERVAL_S = 0.5
+QUIET_INTERVAL_S = 1.0
+BUSY_INTERVAL_S = 0.25
 HEAL_EVERY = 60
-JOBS_EVERY = 4
+JOBS_EVERY = 2
+RETRY_EVERY = 30
+_ON_ITS_WAY = (EndpointState.PENDING, EndpointState.DEPLOYING, EndpointState.DELETING)
 logger = logging.getLogger("lightmill.control")
 
 
@@ -30,6 +33,7 @@ class ControlLoop:
         self._serve = serve
         self._jobs = jobs
         self._deployed: dict[str, str] = {}
+        self._refused: dict[str, Refusal] = {}
         self._rounds = 0
         self._wake = threading.Event()
 
@@ -40,25 +44,30 @@ class ControlLoop:
     def run(self, stop: threading.Event) -> None:
         """Repeat rounds until `stop` is set; an error in a round is logged and the next round tries again."""
         while not stop.is_set():
+            busy = False
             try:
-                self.step()
+                busy = self.step()
             except Exception:
                 logger.exception("a round of the control loop failed; trying again")
-            self._wake.wait(INTERVAL_S)
+            self._wake.wait(BUSY_INTERVAL_S if busy else QUIET_INTERVAL_S)
             self._wake.clear()
 
-    def step(self) -> None:
-        """Look, decide, act."""
+    def step(self) -> bool:
+        """Look, decide, act; return whether something is still on its way."""
         if self._rounds % HEAL_EVERY == 0:
             self._heal()
         if self._rounds % JOBS_EVERY == 0:
             self._jobs.sync()
+        if self._rounds % RETRY_EVERY == 0:
+            self._refused.clear()
         self._rounds += 1
         keys = [key for key in self._catalog.keys.list() if key.revoked is None]
         digest = hashlib.sha256("".join(key.model_dump_json() for key in keys).encode()).hexdigest()
         wanted = [self._wanted(endpoint) for endpoint in self._catalog.endpoints.list()]
-        for action in reconcile(wanted, self._serve.seen(), self._deployed, digest):
+        actions = reconcile(wanted, self._serve.seen(), self._deployed, digest, self._refused)
+        for action in actions:
             self._act(action, keys)
+        return any(not isinstance(action, Observe) or action.state in _ON_ITS_WAY for action in actions)
 
     def _heal(self) -> None:
         try:
@@ -103,10 +112,8 @@ class ControlLoop:
         logger.info("endpoint %s: rolling to %s", endpoint.name, version)
         try:
             self._serve.deploy(endpoint.spec, version, keys)
-        except Exception as exc:  # noqa: BLE001 - one endpoint that cannot be built must not stop the others
+        except Exception as exc:
             logger.exception("endpoint %s could not be deployed", endpoint.name)
-            self._catalog.endpoints.observe(
-                endpoint.name, state=EndpointState.FAILED, version=None, replicas=0, message=str(exc)
-            )
+            self._refused[endpoint.name] = Refusal(mark=action.mark, message=f"{type(exc).__name__}: {exc}")
             return
         self._deployed[endpoint.name] = action.mark

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ray import serve
 
@@ -34,7 +35,7 @@ class ServeAdapter:
                 deployments = application.deployments.values()
                 found[name.removeprefix(APPLICATION_PREFIX)] = Seen(
                     status=str(getattr(application.status, "value", application.status)),
-                    replicas=sum(d.replica_states.get("RUNNING", 0) for d in deployments),
+                    replicas=sum(_running(d.replica_states) for d in deployments),
                     message=application.message or "; ".join(d.message for d in deployments if d.message),
                 )
         return found
@@ -52,3 +53,8 @@ class ServeAdapter:
     def remove(self, name: str) -> None:
         """Take an endpoint away."""
         serve.delete(application_name(name), _blocking=False)
+
+
+def _running(states: Mapping[Any, int]) -> int:
+    """Return how many replicas run; Serve names the states in an enumeration of strings."""
+    return sum(count for state, count in states.items() if state == "RUNNING")

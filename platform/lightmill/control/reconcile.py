@@ -28,6 +28,14 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A deployment that could not even be handed to Serve, and why."""
+
+    mark: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Deploy:
     """Bring an endpoint up, or roll it to what it should be; nothing happens to one that is so already."""
 
@@ -78,7 +86,11 @@ def mark_of(wanted: Wanted, keys_digest: str) -> str:
 
 
 def reconcile(
-    wanted: Sequence[Wanted], seen: Mapping[str, Seen], deployed: Mapping[str, str], keys_digest: str
+    wanted: Sequence[Wanted],
+    seen: Mapping[str, Seen],
+    deployed: Mapping[str, str],
+    keys_digest: str,
+    refused: Mapping[str, Refusal] | None = None,
 ) -> list[Action]:
     """Return the actions that bring `seen` towards `wanted`.
 
@@ -87,6 +99,7 @@ def reconcile(
         seen: Every endpoint that Serve runs, by name.
         deployed: The marks of what this process deployed last, by name.
         keys_digest: Identifies the present set of API keys.
+        refused: What could not be deployed lately, by name; it is not tried again while it stands here.
     """
     actions: list[Action] = []
     for entry in wanted:
@@ -95,12 +108,26 @@ def reconcile(
             actions.append(Remove(name=name) if name in seen else Forget(name=name))
             continue
         mark = mark_of(entry, keys_digest)
+        refusal = (refused or {}).get(name)
+        if refusal and refusal.mark == mark:
+            actions.append(_failed(entry, seen.get(name), refusal.message))
+            continue
         if entry.version and (deployed.get(name) != mark or name not in seen):
             actions.append(Deploy(wanted=entry, mark=mark))
         actions.append(_observe(entry, seen.get(name), deployed.get(name) == mark))
     known = {entry.endpoint.name for entry in wanted}
     actions += [Remove(name=name) for name in seen if name not in known]
     return actions
+
+
+def _failed(entry: Wanted, seen: Seen | None, message: str) -> Observe:
+    return Observe(
+        name=entry.endpoint.name,
+        state=EndpointState.FAILED,
+        version=entry.endpoint.version,
+        replicas=seen.replicas if seen else 0,
+        message=message,
+    )
 
 
 def _observe(entry: Wanted, seen: Seen | None, current: bool) -> Observe:

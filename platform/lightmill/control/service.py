@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -231,6 +231,6 @@ class ControlService:
         return all(e.state is EndpointState.READY for e in endpoints if not e.deleted)
 
 
-def _plain(resources: dict[str, float]) -> dict[str, float]:
+def _plain(resources: Mapping[str, float]) -> dict[str, float]:
     """Leave out Ray's internal resources (one per node)."""
     return {key: value for key, value in sorted(resources.items()) if ":" not in key}

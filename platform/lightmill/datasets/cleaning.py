@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from lightmill.records.specs import ColumnSpec, DatasetSpec
 
 KEPT, MISSING, OUT_OF_RANGE, UNKNOWN_LABEL, DUPLICATE = range(5)
 REASONS = ("kept", "missing value", "out of range", "label not allowed", "duplicate row")
-_HASH_KEYS = ("lightmill-row-01", "lightmill-row-02")
+_SALTS = (np.uint64(0), np.uint64(0x9E3779B97F4A7C15))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +106,16 @@ def _as_float(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
 
 
 def _digests(features: npt.NDArray[np.float64], label: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """Return 128 bits of each row's content, so that equal rows of any blocks can be found."""
-    frame = pd.DataFrame(features).assign(label=label)
-    hashes = [hash_pandas_object(frame, index=False, hash_key=key).to_numpy() for key in _HASH_KEYS]
-    return np.stack(hashes, axis=1) if len(frame) else np.empty((0, 2), dtype=np.uint64)
+    """Return 128 bits of each row's content, so that equal rows of any blocks can be found.
+
+    pandas hashes numbers to 64 bits without a key; the second half hashes the same bits after a salt.
+    Adding 0.0 makes -0.0 equal 0.0.
+    """
+    bits = np.column_stack([(features + 0.0).view(np.uint64), label.astype(np.uint64)])
+    halves = [_hash_rows(bits ^ salt) for salt in _SALTS]
+    return np.stack(halves, axis=1) if len(bits) else np.empty((0, 2), dtype=np.uint64)
+
+
+def _hash_rows(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    hash_frame: Any = hash_pandas_object
+    return hash_frame(pd.DataFrame(bits), index=False).to_numpy()

@@ -77,7 +77,6 @@ def parse_reference(text: str, default: str = LATEST) -> Reference:
     selector = selector if at else default
     if not (selector.isdigit() and int(selector) > 0) and not ALIAS_PATTERN.fullmatch(selector):
         raise RequestError(
-            f"{text!r} does not select a version: after '@' give a number from 1, an alias such as "
-            "'champion', or 'latest'."
+            f"{text!r} names no version: after '@' give a number from 1, an alias such as 'champion', or 'latest'."
         )
     return Reference(name=name, selector=selector)

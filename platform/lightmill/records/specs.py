@@ -149,10 +149,15 @@ class DatasetSpec(Spec):
 
 
 class WorkerResources(Record):
-    """What each training worker asks Ray for. `gpus: auto` takes one GPU each where the cluster has them."""
+    """What each training worker asks Ray for. `gpus: auto` takes one GPU each where the cluster has them.
+
+    `wait_for_nodes_s` asks the autoscaler for what is missing and waits so many seconds for it, instead of
+    refusing at once.
+    """
 
     cpus: float = Field(default=1.0, gt=0)
     gpus: Literal["auto"] | float = "auto"
+    wait_for_nodes_s: float = Field(default=0.0, ge=0)
 
 
 class TrainSpec(Spec):

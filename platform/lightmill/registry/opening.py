@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -81,8 +82,6 @@ def initialize_store(store: BlobStore) -> str:
     except NotFoundError:
         store.probe()
     record = {"format": STORE_FORMAT, "store": secrets.token_hex(16), "minimum_reader": READER_VERSION}
-    try:
+    with suppress(ConflictError):  # another process made it at the same moment: its id counts
         store.create(STORE_FILE, canonical_json(record))
-    except ConflictError:
-        pass  # another process made it at the same moment; its id counts
     return read_store_id(store)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lightmill.catalog import Catalog
 from lightmill.errors import ConflictError, IntegrityError, NotFoundError
@@ -60,7 +60,7 @@ class Content:
     dataset: DatasetCard | None = None
     model: ModelCard | None = None
     run: RunCard | None = None
-    provenance: Provenance = Provenance()
+    provenance: Provenance = field(default_factory=Provenance)
 
 
 class Registry:

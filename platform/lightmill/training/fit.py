@@ -11,6 +11,7 @@ from pathlib import Path
 import ray
 import ray.train
 import torch
+from ray.autoscaler.sdk import request_resources
 from ray.data import ExecutionOptions
 from ray.train import CheckpointConfig, DataConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -33,6 +34,7 @@ from lightmill.training.register import register_best
 SCORE = "validation_loss"
 CONTROLLER_FAILURES = 2
 WAIT_FOR_ROOM_S = 120.0
+NODE_POLL_S = 5.0
 Report = Callable[[Progress], None]
 
 
@@ -79,7 +81,7 @@ def train(
         raise RequestError(f"{dataset.id} is no dataset that can be trained on.")
     architecture = complete(spec.architecture, inputs=math.prod(card.features.shape), classes=len(card.classes))
     build_module(architecture)
-    placement = place(spec, describe_cluster())
+    placement = place_or_wait(spec, watchers.report)
     wait_for_room(placement, watchers.report)
     watchers.report(Progress(phase=f"start {placement}", done=0, total=spec.epochs, unit="epochs"))
     described = provenance.model_copy(update={"dataset": dataset.id, "run": run})
@@ -144,6 +146,26 @@ def _trainer(
             callbacks=[writer],
         ),
     )
+
+
+def place_or_wait(spec: TrainSpec, report: Report) -> Placement:
+    """Place a run on the cluster as it is, or, if the specification waits for nodes, as it becomes.
+
+    Raises:
+        RequestError: The cluster cannot hold it, and no node that could came in time.
+    """
+    end = time.monotonic() + spec.resources.wait_for_nodes_s
+    while True:
+        try:
+            return place(spec, describe_cluster())
+        except RequestError:
+            if time.monotonic() >= end:
+                raise
+        gpus = spec.resources.gpus if isinstance(spec.resources.gpus, float) else 0.0
+        bundle = {"CPU": spec.resources.cpus} | ({"GPU": gpus} if gpus else {})
+        request_resources(bundles=[bundle] * spec.workers)
+        report(Progress(phase="wait for nodes", unit="epochs"))
+        time.sleep(NODE_POLL_S)
 
 
 def wait_for_room(placement: Placement, report: Report, wait_s: float = WAIT_FOR_ROOM_S) -> None:

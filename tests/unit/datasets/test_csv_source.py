@@ -58,7 +58,9 @@ def test_a_ragged_row_is_refused_with_its_file_and_remedy(tmp_path: Path, line: 
         rows(path)
 
 
-@pytest.mark.parametrize(("line", "value"), [("one,2.5,no,x\n", "one"), ("1.5,2.5,no,x\n", "1.5"), ("1,much,no,x\n", "much")])
+@pytest.mark.parametrize(
+    ("line", "value"), [("one,2.5,no,x\n", "one"), ("1.5,2.5,no,x\n", "1.5"), ("1,much,no,x\n", "much")]
+)
 def test_a_value_of_another_type_is_refused_with_the_value(tmp_path: Path, line: str, value: str) -> None:
     path = written(tmp_path, HEADER + "1,2.5,no,x\n" + line)
     with pytest.raises(RequestError) as caught:

@@ -76,7 +76,7 @@ def test_equal_tables_are_never_equal_files() -> None:
 
 
 @pytest.mark.parametrize("wrong", [lambda _: b"w" * 32, lambda name: subkey(name + "x")], ids=["constant", "derived"])
-def test_a_wrong_key_is_an_integrity_error_with_the_file(wrong) -> None:  # noqa: ANN001
+def test_a_wrong_key_is_an_integrity_error_with_the_file(wrong) -> None:
     data = bytes(write_encrypted(TABLE, subkey, TAGS))
     with pytest.raises(IntegrityError, match=r"train/0\.parquet"):
         read_encrypted(data, wrong, "train/0.parquet")

@@ -18,12 +18,12 @@ from tests.unit.registry.world import World
 
 def sealed(folder: Path) -> tuple[World, RegistryLocation, OpenVersion]:
     world = World(folder)
-    location = RegistryLocation(
-        store_url=str(world.root), keyring_path=str(world.ring.path), workspace="default"
-    )
+    location = RegistryLocation(store_url=str(world.root), keyring_path=str(world.ring.path), workspace="default")
     draft = world.registry.begin(DATASET, "d")
     sink = SealedSink(location, draft.id, {"ink": "secret"})
-    block = pa.table({"row_id": range(10), "ink": [float(n) for n in range(10)], "split": pa.array([0, 1] * 5, pa.int8())})
+    block = pa.table(
+        {"row_id": range(10), "ink": [float(n) for n in range(10)], "split": pa.array([0, 1] * 5, pa.int8())}
+    )
     returns = [sink.write([block.slice(0, 6)], SimpleNamespace(task_idx=0))]
     returns += [sink.write([block.slice(6), block.slice(0, 0)], SimpleNamespace(task_idx=1))]
     returns += [sink.write([block.slice(0, 0)], SimpleNamespace(task_idx=2))]
@@ -54,7 +54,16 @@ def test_each_split_has_files_of_its_own(place: tuple[World, RegistryLocation, O
 
 @pytest.mark.parametrize(
     ("offset", "limit", "expected"),
-    [(0, 2, [0, 2]), (2, 2, [4, 6]), (3, 9, [6, 8]), (4, 1, [8]), (5, 9, []), (99, 1, []), (0, 0, []), (1, 3, [2, 4, 6])],
+    [
+        (0, 2, [0, 2]),
+        (2, 2, [4, 6]),
+        (3, 9, [6, 8]),
+        (4, 1, [8]),
+        (5, 9, []),
+        (99, 1, []),
+        (0, 0, []),
+        (1, 3, [2, 4, 6]),
+    ],
 )
 def test_any_window_of_rows_is_read(
     place: tuple[World, RegistryLocation, OpenVersion], offset: int, limit: int, expected: list[int]
