@@ -77,6 +77,17 @@ class Versions:
             and_(assets.c.kind == AssetKind(kind).value, assets.c.name == name), versions.c.seq.desc()
         )
 
+    def recorded(self, mid: str) -> set[int]:
+        """Return the version numbers that are listed for an asset's opaque id."""
+        with self._database.read() as connection:
+            return set(connection.execute(select(versions.c.seq).where(versions.c.mid == mid)).scalars())
+
+    def named(self, mid: str) -> tuple[AssetKind, str] | None:
+        """Return kind and name of an asset's opaque id, or None if it is not listed."""
+        with self._database.read() as connection:
+            row = connection.execute(select(assets.c.kind, assets.c.name).where(assets.c.mid == mid)).first()
+        return None if row is None else (AssetKind(row.kind), row.name)
+
     def derived_from(self, version: VersionId) -> builtins.list[VersionSummary]:
         """Return the versions that were made from this dataset version, by name and then newest first."""
         return self._summaries(

@@ -37,6 +37,13 @@ class ControlLoop:
         self._rounds = 0
         self._wake = threading.Event()
 
+    def begin(self) -> None:
+        """Forget what an earlier process saw of the endpoints: until this one looks, none is ready."""
+        for endpoint in self._catalog.endpoints.list():
+            self._catalog.endpoints.observe(
+                endpoint.name, state=EndpointState.PENDING, version=endpoint.version, replicas=0, message=""
+            )
+
     def wake(self) -> None:
         """Start the next round now: something was changed."""
         self._wake.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import httpx
 from ray import serve
 
 from lightmill.control.reconcile import Seen
@@ -19,13 +20,18 @@ from lightmill.serving.application import (
     route_prefix,
 )
 
+RUNNING, DEPLOYING = "RUNNING", "DEPLOYING"
+PROBE_S = 2.0
+
 
 class ServeAdapter:
     """Endpoints as Serve applications of the cluster that this process is part of."""
 
-    def __init__(self, location: RegistryLocation, *, loopback: bool) -> None:
+    def __init__(self, location: RegistryLocation, base_url: str, *, loopback: bool) -> None:
         self._location = location
+        self._base_url = base_url
         self._loopback = loopback
+        self._answering: set[str] = set()
 
     def seen(self) -> dict[str, Seen]:
         """Return what Serve reports of every endpoint, by endpoint name."""
@@ -33,12 +39,31 @@ class ServeAdapter:
         for name, application in serve.status().applications.items():
             if name.startswith(APPLICATION_PREFIX):
                 deployments = application.deployments.values()
-                found[name.removeprefix(APPLICATION_PREFIX)] = Seen(
-                    status=str(getattr(application.status, "value", application.status)),
+                endpoint = name.removeprefix(APPLICATION_PREFIX)
+                status = str(getattr(application.status, "value", application.status))
+                if status == RUNNING and not self._answers(endpoint):
+                    status = DEPLOYING
+                found[endpoint] = Seen(
+                    status=status,
                     replicas=sum(_running(d.replica_states) for d in deployments),
                     message=application.message or "; ".join(d.message for d in deployments if d.message),
                 )
         return found
+
+    def _answers(self, endpoint: str) -> bool:
+        """Whether requests reach the endpoint: HAProxy learns of a route a moment after Serve calls it running.
+
+        The replica refuses a request without a key with 401; without a route the control application says 404.
+        """
+        if endpoint not in self._answering:
+            try:
+                answer = httpx.get(f"{self._base_url}{route_prefix(endpoint)}/ready", timeout=PROBE_S)
+            except httpx.HTTPError:
+                return False
+            if answer.status_code not in (200, 401):
+                return False
+            self._answering.add(endpoint)
+        return True
 
     def deploy(self, spec: EndpointSpec, version: VersionId, keys: Sequence[ApiKey]) -> None:
         """Start or roll an endpoint; returns before it is ready."""
@@ -52,6 +77,7 @@ class ServeAdapter:
 
     def remove(self, name: str) -> None:
         """Take an endpoint away."""
+        self._answering.discard(name)
         serve.delete(application_name(name), _blocking=False)
 
 

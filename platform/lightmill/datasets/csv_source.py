@@ -54,7 +54,7 @@ def describe_source(path: Path) -> SourceFile:
 
 def _check_header(path: Path, declared: dict[str, pa.DataType]) -> None:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             header = next(csv.reader(file), [])
     except (UnicodeDecodeError, csv.Error) as exc:
         raise RequestError(f"{path} is not a CSV file in UTF-8: {exc}.") from exc

@@ -6,6 +6,7 @@ and splits from what that leaves, 33 bytes a row); add up statistics over the ke
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +60,15 @@ class _Judgement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Statistics:
-    """What the second pass adds up: moments of the training split and of all kept rows, and the extremes."""
+    """What the second pass adds up over blocks.
+
+    `train` and `kept` are moments of the training split and of all kept rows; `missing` counts values of all
+    rows; `minimum` and `maximum` are of kept rows.
+    """
 
     train: Moments
     kept: Moments
+    missing: npt.NDArray[np.int64]
     minimum: npt.NDArray[np.float64]
     maximum: npt.NDArray[np.float64]
 
@@ -204,13 +210,15 @@ class _Measure:
         kept = clean.features[split >= 0]
         train, all_kept = Moments.of(clean.features[split == 0]), Moments.of(kept)
         empty = np.full((1, clean.features.shape[1]), np.nan)
+        absent = np.isnan(clean.features).sum(axis=0)
         return {
             "train_count": np.array([train.count]),
-            "train_total": train.total[None],
-            "train_squares": train.squares[None],
+            "train_mean": train.mean[None],
+            "train_deviations": train.deviations[None],
             "kept_count": np.array([all_kept.count]),
-            "kept_total": all_kept.total[None],
-            "kept_squares": all_kept.squares[None],
+            "kept_mean": all_kept.mean[None],
+            "kept_deviations": all_kept.deviations[None],
+            "missing": absent[None],
             "minimum": kept.min(axis=0)[None] if len(kept) else empty,
             "maximum": kept.max(axis=0)[None] if len(kept) else empty,
         }
@@ -220,15 +228,20 @@ def _measure(source: ray.data.Dataset, cleaner: Cleaner, shared: Any) -> _Statis
     rows = source.map_batches(_Measure(cleaner, shared), batch_format="pyarrow", batch_size=None).take_all()
 
     def moments(prefix: str) -> Moments:
-        return Moments(
-            count=int(sum(row[f"{prefix}_count"] for row in rows)),
-            total=np.sum([row[f"{prefix}_total"] for row in rows], axis=0),
-            squares=np.sum([row[f"{prefix}_squares"] for row in rows], axis=0),
-        )
+        parts = [
+            Moments(
+                count=int(row[f"{prefix}_count"]),
+                mean=np.asarray(row[f"{prefix}_mean"], dtype=np.float64),
+                deviations=np.asarray(row[f"{prefix}_deviations"], dtype=np.float64),
+            )
+            for row in rows
+        ]
+        return functools.reduce(Moments.__add__, parts)
 
     return _Statistics(
         train=moments("train"),
         kept=moments("kept"),
+        missing=np.sum([row["missing"] for row in rows], axis=0),
         minimum=np.nanmin([row["minimum"] for row in rows], axis=0),
         maximum=np.nanmax([row["maximum"] for row in rows], axis=0),
     )
@@ -290,7 +303,7 @@ def _profile(spec: DatasetSpec, judged: _Judgement, statistics: _Statistics) -> 
             name=name,
             dtype=dtypes[name],
             count=statistics.kept.count,
-            missing=0,
+            missing=int(statistics.missing[i]),
             minimum=float(statistics.minimum[i]),
             maximum=float(statistics.maximum[i]),
             mean=float(mean[i]),

@@ -21,6 +21,7 @@ from lightmill.errors import IntegrityError
 FOOTER_KEY = "footer"
 DATA_KEY = "data"
 DATA_KEY_BITS = 256
+ENCRYPTED_MAGIC = b"PARE"
 Subkey = Callable[[str], bytes]
 
 
@@ -74,6 +75,8 @@ def read_encrypted(data: bytes, subkey: Subkey, name: str, columns: Sequence[str
     Raises:
         IntegrityError: The bytes do not decrypt under the version's keys.
     """
+    if data[:4] != ENCRYPTED_MAGIC:
+        raise IntegrityError(f"Dataset file {name} is not encrypted; it was replaced. Restore it from a backup.")
     factory = pe.CryptoFactory(lambda _: _VersionKeys(subkey))
     try:
         properties = factory.file_decryption_properties(pe.KmsConnectionConfig())

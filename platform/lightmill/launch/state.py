@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 
 import psutil
-from pydantic import ValidationError
 
 from lightmill.errors import IntegrityError
 from lightmill.records.base import Record
 from lightmill.settings import Settings
 
 MARK_VARIABLE = "LIGHTMILL_PLATFORM"
+RAY_PROGRAMS = ("python", "ray", "gcs_server", "haproxy")
 
 
 class PlatformState(Record):
@@ -43,7 +43,7 @@ def read_state(settings: Settings) -> PlatformState | None:
         return PlatformState.model_validate_json(path.read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError) as exc:
+    except (OSError, ValueError) as exc:
         raise IntegrityError(
             f"{path} is damaged. End the platform's processes by hand (their environment holds {MARK_VARIABLE}), "
             "then remove the file."
@@ -81,9 +81,18 @@ def _belongs(process: psutil.Process, state: PlatformState) -> bool:
             return False
         if process.environ().get(MARK_VARIABLE) == state.mark:
             return True
-        return any(state.ray_folder in argument for argument in process.cmdline())
+        program, *arguments = process.cmdline() or [""]
+        return Path(program).name.startswith(RAY_PROGRAMS) and any(
+            _names(argument, state.ray_folder) for argument in arguments
+        )
     except (psutil.Error, OSError):
         return False
+
+
+def _names(argument: str, folder: str) -> bool:
+    """Whether an argument is the folder, a path in it, or an option with such a value."""
+    value = argument.rpartition("=")[2]
+    return value == folder or value.startswith(folder + "/")
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

@@ -11,36 +11,45 @@ from lightmill.errors import RequestError
 from lightmill.records.signature import Preprocessing, Standardize
 
 Features = npt.NDArray[np.float32]
+CONSTANT_BELOW = 1e-7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moments:
-    """Sums over rows, from which a standardization is fitted; they add up over blocks.
+    """Mean and squared deviations of rows, from which a standardization is fitted; they add up over blocks.
 
-    `total` and `squares` are float64 [features].
+    `mean` and `deviations` (sums of squared distances from the mean) are float64 [features]. Adding follows
+    T. F. Chan, G. H. Golub and R. J. LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+    variances", 1979: sums of squares would cancel for features far from zero.
     """
 
     count: int
-    total: npt.NDArray[np.float64]
-    squares: npt.NDArray[np.float64]
+    mean: npt.NDArray[np.float64]
+    deviations: npt.NDArray[np.float64]
 
     @classmethod
     def of(cls, features: npt.NDArray[np.float64]) -> Moments:
         """Return the moments of rows, float64 [rows, features]."""
-        return cls(count=len(features), total=features.sum(axis=0), squares=np.square(features).sum(axis=0))
+        if not len(features):
+            zero = np.zeros(features.shape[1])
+            return cls(count=0, mean=zero, deviations=zero)
+        mean = features.mean(axis=0)
+        return cls(count=len(features), mean=mean, deviations=np.square(features - mean).sum(axis=0))
 
     def __add__(self, other: Moments) -> Moments:
+        count = self.count + other.count
+        if not count:
+            return self
+        apart = other.mean - self.mean
         return Moments(
-            count=self.count + other.count,
-            total=self.total + other.total,
-            squares=self.squares + other.squares,
+            count=count,
+            mean=self.mean + apart * (other.count / count),
+            deviations=self.deviations + other.deviations + np.square(apart) * (self.count * other.count / count),
         )
 
     def mean_and_std(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Return the mean and the population standard deviation of each feature."""
-        mean = self.total / self.count
-        variance = np.maximum(self.squares / self.count - np.square(mean), 0.0)
-        return mean, np.sqrt(variance)
+        return self.mean, np.sqrt(self.deviations / max(self.count, 1))
 
 
 def fit_standardize(moments: Moments) -> Standardize:
@@ -52,7 +61,7 @@ def fit_standardize(moments: Moments) -> Standardize:
     if not moments.count:
         raise RequestError("The training split has no rows to fit a standardization on; enlarge split.train.")
     mean, std = moments.mean_and_std()
-    scale = np.where(std > 1e-12, std, 1.0)
+    scale = np.where(std > CONSTANT_BELOW * np.maximum(np.abs(mean), 1.0), std, 1.0)
     return Standardize(
         mean=tuple(float(x) for x in mean.astype(np.float32)),
         scale=tuple(float(x) for x in scale.astype(np.float32)),

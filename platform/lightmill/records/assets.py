@@ -80,7 +80,10 @@ class Provenance(Record):
 
 
 class ColumnProfile(Record):
-    """Statistics of one column over the kept rows of all splits, in source units."""
+    """Statistics of one column over the kept rows of all splits, in source units.
+
+    `missing` counts the source's rows, dropped ones included.
+    """
 
     name: str
     dtype: str

@@ -30,7 +30,7 @@ class Reference(Record):
     @property
     def seq(self) -> int | None:
         """The version number, when the selector is one."""
-        return int(self.selector) if self.selector.isdigit() else None
+        return int(self.selector) if _is_number(self.selector) else None
 
     def __str__(self) -> str:
         return f"{self.name}@{self.selector}"
@@ -66,6 +66,25 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+def check_alias(alias: str) -> str:
+    """Return `alias` if it can name one.
+
+    Raises:
+        RequestError: It has other characters than a-z, 0-9, dash and underscore, does not begin with a letter,
+            is longer than 32, or is `latest`, which always selects the newest version.
+    """
+    if not ALIAS_PATTERN.fullmatch(alias) or alias == LATEST:
+        raise RequestError(
+            f"{alias!r} cannot be an alias: use 1 to 32 of a-z, 0-9, '_' and '-', beginning with a letter, such as "
+            f"'champion'; {LATEST!r} is taken."
+        )
+    return alias
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
 def parse_reference(text: str, default: str = LATEST) -> Reference:
     """Read `name` or `name@selector`.
 
@@ -75,7 +94,7 @@ def parse_reference(text: str, default: str = LATEST) -> Reference:
     name, at, selector = text.partition("@")
     check_name(name, "asset")
     selector = selector if at else default
-    if not (selector.isdigit() and int(selector) > 0) and not ALIAS_PATTERN.fullmatch(selector):
+    if not (_is_number(selector) and int(selector) > 0) and not ALIAS_PATTERN.fullmatch(selector):
         raise RequestError(
             f"{text!r} names no version: after '@' give a number from 1, an alias such as 'champion', or 'latest'."
         )

@@ -9,17 +9,19 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from lightmill.errors import NotFoundError, RequestError
 from lightmill.records.base import Record
-from lightmill.records.references import check_name, parse_reference
+from lightmill.records.references import check_alias, check_name, parse_reference
 from lightmill.records.signature import Architecture
 
 SPEC_MAX_BYTES = 1 << 20
+RESERVED_COLUMNS = {"row_id", "label", "features", "split"}
+FAMILY_MAX = 100_000
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 SpecT = TypeVar("SpecT", bound="Spec")
 
@@ -49,6 +51,19 @@ class ColumnSpec(Record):
     values: tuple[int | str, ...] | None = None
     tags: tuple[str, ...] = ()
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        found = _RANGE.search(self.name)
+        if found and not 0 <= int(found[2]) - int(found[1]) < FAMILY_MAX:
+            raise ValueError(f"the range in {self.name!r} must rise and hold at most {FAMILY_MAX} columns")
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(f"minimum {self.minimum:g} is more than maximum {self.maximum:g}")
+        if self.values and len(set(map(str, self.values))) < len(self.values):
+            raise ValueError(f"values {list(self.values)} holds one of them twice")
+        if self.role == "feature" and self.dtype == "string":
+            raise ValueError("a feature must be a number; give it role 'ignore', or encode it in the source")
+        return self
+
     def names(self) -> tuple[str, ...]:
         """Return the column names that this entry stands for."""
         found = _RANGE.search(self.name)
@@ -76,7 +91,7 @@ class SplitSpec(Record):
     validation: float = Field(default=0.1, gt=0, lt=1)
     test: float = Field(default=0.2, gt=0, lt=1)
     stratify: bool = True
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _shares_add_up(self) -> Self:
@@ -90,7 +105,7 @@ class FeaturesSpec(Record):
     """The tensor that the feature columns form, in the order of the columns."""
 
     name: str = "features"
-    shape: tuple[int, ...]
+    shape: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
 
 
 class PrepareSpec(Record):
@@ -124,7 +139,7 @@ class DatasetSpec(Spec):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"columns {twice} are declared twice")
-        reserved = sorted({"row_id", "label", "features"} & set(names))
+        reserved = sorted(RESERVED_COLUMNS & set(names))
         if reserved:
             raise ValueError(f"column names {reserved} are reserved; rename them in the source")
         if len(self.label_columns()) != 1:
@@ -156,7 +171,7 @@ class WorkerResources(Record):
     """
 
     cpus: float = Field(default=1.0, gt=0)
-    gpus: Literal["auto"] | float = "auto"
+    gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
     wait_for_nodes_s: float = Field(default=0.0, ge=0)
 
 
@@ -184,6 +199,11 @@ class TrainSpec(Spec):
     @classmethod
     def _model(cls, value: str) -> str:
         return check_name(value, "model")
+
+    @field_validator("alias")
+    @classmethod
+    def _alias(cls, value: str | None) -> str | None:
+        return None if value is None else check_alias(value)
 
     @field_validator("dataset")
     @classmethod

@@ -7,7 +7,9 @@ second; `heal` closes the gap that a crash between the two leaves.
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lightmill.catalog import Catalog
@@ -27,7 +29,7 @@ from lightmill.records.assets import (
     VersionSummary,
 )
 from lightmill.records.base import now_iso
-from lightmill.records.references import LATEST, AssetKind, Reference, VersionId, check_name
+from lightmill.records.references import LATEST, AssetKind, Reference, VersionId, check_alias, check_name
 from lightmill.registry import draft as drafts
 from lightmill.registry import names
 from lightmill.registry.content import put_if_absent
@@ -47,6 +49,8 @@ from lightmill.vault import (
 
 MANIFEST_MAX_BYTES = 64 << 20
 COMMIT_ATTEMPTS = 100
+OWN_VERSIONS_BACK = 8
+logger = logging.getLogger("lightmill.registry")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +103,9 @@ class Registry:
         """
         mid = self.mid(kind, name)
         found = self._log.last(names.records_prefix(mid))
-        self._check_mark(mid, "v", found, f"{kind} {name}")
+        self._check_mark(mid, "v", found, f"{kind} {name}", names.record_name)
+        if not found:
+            self._log.check_ring()
         return found
 
     def resolve(self, kind: AssetKind, reference: Reference) -> VersionId:
@@ -186,14 +192,16 @@ class Registry:
     def commit(self, draft: drafts.Draft, content: Content) -> VersionSummary:
         """Make a draft visible as the next version, whole or not at all.
 
+        A draft is published once: after a lost answer the call may be repeated and finds its own version.
+
         Raises:
+            IntegrityError: The store was rolled back; nothing is written on top of it.
             ConflictError: Other publishers won the next number a hundred times in a row.
             UnavailableError: The store cannot be written.
         """
-        nonce = secrets.token_hex(16)
         for _ in range(COMMIT_ATTEMPTS):
-            seq = self._log.last(names.records_prefix(draft.id.mid)) + 1
-            done = self._try_commit(draft, content, seq, nonce)
+            seq = self.latest(draft.id.kind, draft.id.name) + 1
+            done = self._committed(draft, seq - 1) or self._try_commit(draft, content, seq)
             if done:
                 draft.release()
                 summary = self._summary(*done)
@@ -203,9 +211,15 @@ class Registry:
             f"{draft.id.name} is published by too many others at once; the draft was not committed. Try again."
         )
 
-    def _try_commit(
-        self, draft: drafts.Draft, content: Content, seq: int, nonce: str
-    ) -> tuple[VersionId, str, Manifest] | None:
+    def _committed(self, draft: drafts.Draft, last: int) -> tuple[VersionId, str, Manifest] | None:
+        """Return the version that this draft became already, looking at the newest few."""
+        for seq in range(last, max(0, last - OWN_VERSIONS_BACK), -1):
+            record, _ = self._log.commit(draft.id.mid, seq, what=f"{draft.id.name}@{seq}")
+            if record.nonce == draft.id.publish_id:
+                return self._adopt(draft.id.mid, seq)
+        return None
+
+    def _try_commit(self, draft: drafts.Draft, content: Content, seq: int) -> tuple[VersionId, str, Manifest] | None:
         mid = draft.id.mid
         parent = self._log.commit(mid, seq - 1, what=f"{draft.id.name}@{seq - 1}")[1] if seq > 1 else None
         manifest = Manifest(
@@ -238,7 +252,7 @@ class Registry:
             blobs=_blob_refs(content),
             created=manifest.created,
             publisher=self.keyring.signer.key_id,
-            nonce=nonce,
+            nonce=draft.id.publish_id,
         )
         digest = self._log.append_commit(record)
         if digest is None:
@@ -266,12 +280,15 @@ class Registry:
         """Point an alias at a version; with `expect`, only if it points at that version now (0: nowhere).
 
         Raises:
+            RequestError: The alias has a malformed name, or is `latest`.
             NotFoundError: There is no such version.
             ConflictError: The alias points elsewhere than expected, or was moved at the same moment.
+            IntegrityError: The store was rolled back; nothing is written on top of it.
         """
+        check_alias(alias)
         target = self.resolve(kind, Reference(name=name, selector=str(seq)))
         mid = self.mid(kind, name)
-        n = self._log.last(names.alias_prefix(mid, alias))
+        n = self._last_move(mid, name, alias)
         current = self._log.alias(mid, alias, n, what=f"{name}@{alias}") if n else None
         points_at = current[0].seq if current else 0
         if expect is not None and points_at != expect:
@@ -279,6 +296,7 @@ class Registry:
                 f"Alias {alias!r} of {name} points at version {points_at}, not {expect}; look again, then repeat."
             )
         if current and points_at == seq:
+            self._index_alias(kind, name, *current)
             return current[0]
         entry = AliasEntry(
             store=self.store_id,
@@ -296,22 +314,26 @@ class Registry:
         digest = self._log.append_alias(entry)
         if digest is None:
             raise ConflictError(f"Alias {alias!r} of {name} was moved by somebody else just now; repeat.")
-        if self.catalog:
-            self.catalog.versions.set_alias(kind, name, alias, seq, entry.n)
-            self.catalog.marks.raise_to(mid, f"a/{alias}", entry.n, digest)
+        self._index_alias(kind, name, entry, digest)
         return entry
 
     def aliases(self, kind: AssetKind, name: str) -> dict[str, int]:
         """Return every alias of an asset with the version number it points at."""
         mid = self.mid(kind, name)
+        return {alias: self._alias_entry(kind, name, alias).seq for alias in self._alias_names(mid)}
+
+    def _alias_names(self, mid: str) -> list[str]:
         prefix = names.aliases_prefix(mid)
-        found = {entry[len(prefix) :].split("/", 1)[0] for entry in self.store.list(prefix)}
-        return {alias: self._alias_entry(kind, name, alias).seq for alias in sorted(found)}
+        return sorted({entry[len(prefix) :].split("/", 1)[0] for entry in self.store.list(prefix)})
+
+    def _last_move(self, mid: str, name: str, alias: str) -> int:
+        n = self._log.last(names.alias_prefix(mid, alias))
+        self._check_mark(mid, f"a/{alias}", n, f"alias {name}@{alias}", lambda mid, n: names.alias_name(mid, alias, n))
+        return n
 
     def _alias_entry(self, kind: AssetKind, name: str, alias: str) -> AliasEntry:
         mid = self.mid(kind, name)
-        n = self._log.last(names.alias_prefix(mid, alias))
-        self._check_mark(mid, f"a/{alias}", n, f"alias {name}@{alias}")
+        n = self._last_move(mid, name, alias)
         if not n:
             there = ", ".join(self.aliases(kind, name)) or "none"
             raise NotFoundError(
@@ -323,18 +345,43 @@ class Registry:
     # -- the catalog --------------------------------------------------------
 
     def heal(self) -> int:
-        """Record in the catalog what the store holds and the catalog lacks; return how many versions.
+        """Record in the catalog what the store holds and the catalog lacks; return how many entries.
 
-        A version whose records do not verify is left out and stays out until it is repaired.
+        A version or alias whose records do not verify is left out, with a line in the log, until it is repaired.
         """
-        if not self.catalog:
+        if self.catalog is None:
             return 0
+        catalog = self.catalog
+        return sum(self._heal_asset(catalog, mid) for mid in self._log.assets())
+
+    def _heal_asset(self, catalog: Catalog, mid: str) -> int:
+        known = catalog.versions.recorded(mid)
+        last = self._log.last(names.records_prefix(mid))
         healed = 0
-        for mid in self._log.assets():
-            mark = self.catalog.marks.get(mid, "v")
-            last = self._log.last(names.records_prefix(mid))
-            for seq in range((mark[0] if mark else 0) + 1, last + 1):
+        for seq in sorted(set(range(1, last + 1)) - known):
+            try:
                 self._index(self._summary(*self._adopt(mid, seq)))
+            except (IntegrityError, NotFoundError) as exc:
+                logger.error("%s@%d stays out of the catalog: %s", mid, seq, exc.message)
+            else:
+                healed += 1
+        asset = catalog.versions.named(mid)
+        if asset:
+            healed += self._heal_aliases(catalog, mid, *asset)
+        return healed
+
+    def _heal_aliases(self, catalog: Catalog, mid: str, kind: AssetKind, name: str) -> int:
+        healed = 0
+        for alias in self._alias_names(mid):
+            n = self._log.last(names.alias_prefix(mid, alias))
+            mark = catalog.marks.get(mid, f"a/{alias}")
+            if mark and mark[0] >= n:
+                continue
+            try:
+                self._index_alias(kind, name, *self._log.alias(mid, alias, n, what=f"{name}@{alias}"))
+            except (IntegrityError, NotFoundError) as exc:
+                logger.error("alias %s@%s stays out of the catalog: %s", name, alias, exc.message)
+            else:
                 healed += 1
         return healed
 
@@ -358,12 +405,25 @@ class Registry:
             self.catalog.versions.record(summary, self.workspace)
             self.catalog.marks.raise_to(summary.mid, "v", summary.id.seq, summary.id.digest)
 
-    def _check_mark(self, mid: str, stream: str, found: int, what: str) -> None:
+    def _index_alias(self, kind: AssetKind, name: str, entry: AliasEntry, digest: str) -> None:
+        if self.catalog:
+            self.catalog.versions.set_alias(kind, name, entry.alias, entry.seq, entry.n)
+            self.catalog.marks.raise_to(entry.mid, f"a/{entry.alias}", entry.n, digest)
+
+    def _check_mark(self, mid: str, stream: str, found: int, what: str, name_of: Callable[[str, int], str]) -> None:
+        """Compare what the store ends with to the highest entry ever seen, by number and by digest."""
         mark = self.catalog.marks.get(mid, stream) if self.catalog else None
-        if mark and mark[0] > found:
+        if mark is None:
+            return
+        if mark[0] > found:
             raise IntegrityError(
                 f"The store at {self.store.url} ends at entry {found} of {what}, but {mark[0]} was seen before: "
                 "the store was rolled back or an object deleted. Restore it from a backup."
+            )
+        if hashlib.sha256(self._get(name_of(mid, mark[0]))).hexdigest() != mark[1]:
+            raise IntegrityError(
+                f"Entry {mark[0]} of {what} on {self.store.url} is another than was seen before: its history was "
+                "rewritten. Restore it from a backup."
             )
 
     # -- contexts -----------------------------------------------------------

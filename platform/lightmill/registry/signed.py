@@ -44,6 +44,25 @@ class SignedLog:
         """Return the opaque ids of all assets on the store."""
         return sorted({name.split("/")[1] for name in self._store.list(names.RECORDS) if "/v/" in name})
 
+    def check_ring(self) -> None:
+        """See, where nothing was found by name, that the store's records are signed by somebody we trust.
+
+        Another key ring derives other ids from the same names, so with it every asset seems to be missing.
+
+        Raises:
+            IntegrityError: They are not: the key ring is not the one of this store.
+        """
+        name = next((name for name in self._store.list(names.RECORDS) if "/v/" in name), None)
+        if name is None:
+            return
+        try:
+            verify(self._store.get(name), COMMIT_TYPE, self._keyring.trusted, name=name)
+        except IntegrityError as exc:
+            raise IntegrityError(
+                f"The key ring {self._keyring.path} does not belong to the store at {self._store.url}, or "
+                f"{name} is damaged. Put the key ring back that the store was written with."
+            ) from exc
+
     def last(self, prefix: str) -> int:
         """Return the highest number below `prefix`, 0 when there is none."""
         return max((names.last_number(name) for name in self._store.list(prefix)), default=0)

@@ -14,9 +14,8 @@ from lightmill.errors import IntegrityError, RequestError
 from lightmill.records.assets import FileEntry, Piece, TensorEntry
 from lightmill.registry.content import LOAD_THREADS
 from lightmill.registry.draft import PlainTensor, SealedTensors
-from lightmill.registry.version import OpenVersion
+from lightmill.registry.version import SAFETENSORS_FILE, OpenVersion
 
-SAFETENSORS_FILE = "model.safetensors"
 _DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -150,8 +149,21 @@ def load_into_module(
                 f"Tensor {name!r} of {version.id} is {entry.dtype} {list(entry.shape)}; the architecture has "
                 f"{value.dtype} {list(value.shape)}."
             )
+    try:
+        _fill(version, state, threads, progress)
+    except BaseException:
+        with torch.no_grad():
+            for value in state.values():
+                value.zero_()
+        raise
+
+
+def _fill(
+    version: OpenVersion, state: Mapping[str, torch.Tensor], threads: int, progress: Callable[[int], None] | None
+) -> None:
     direct = {n: v for n, v in state.items() if v.device.type == "cpu" and v.is_contiguous()}
     version.load_into({name: tensor_bytes(value) for name, value in direct.items()}, threads=threads, progress=progress)
     rest = [name for name in state if name not in direct]
     for name, value in load_tensors(version, rest, threads=threads, progress=progress).items():
-        state[name].copy_(value)
+        with torch.no_grad():
+            state[name].copy_(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Callable, Mapping
 
 from lightmill.errors import IntegrityError, NotFoundError
@@ -11,7 +12,9 @@ from lightmill.records.references import VersionId
 from lightmill.registry.content import LOAD_THREADS, Target, load_targets
 from lightmill.registry.names import blob_name
 from lightmill.storage import BlobStore
-from lightmill.vault import BlobContext, Confined, parquet_key
+from lightmill.vault import BlobContext, Confined, decode_base64, parquet_key
+
+SAFETENSORS_FILE = "model.safetensors"
 
 
 class OpenVersion(Confined):
@@ -76,8 +79,9 @@ class OpenVersion(Confined):
         entry = next((file for file in self.manifest.files if file.path == path), None)
         if entry is None or entry.object is not None:
             raise NotFoundError(f"{self.id} holds no file {path!r}.")
-        out = bytearray(entry.size)
-        view, done, targets = memoryview(out), 0, []
+        head = safetensors_head(self.manifest) if path == SAFETENSORS_FILE else b""
+        out = bytearray(head.ljust(entry.size, b"\0"))
+        view, done, targets = memoryview(out), len(head), []
         for piece in entry.pieces:
             targets.append(Target(blob=piece.blob, offset=piece.offset, out=view[done : done + piece.length]))
             done += piece.length
@@ -89,6 +93,12 @@ class OpenVersion(Confined):
     def read_object(self, entry: FileEntry) -> bytes:
         """Return the encrypted bytes of a file that is an object of its own; see `read_object`."""
         return read_object(self._store, entry)
+
+
+def safetensors_head(manifest: Manifest) -> bytes:
+    """Return the beginning of `model.safetensors`, up to the data: its header's length and its header."""
+    header = decode_base64(manifest.safetensors_header, name=f"header of {manifest.name}@{manifest.seq}")
+    return struct.pack("<Q", len(header)) + header
 
 
 def read_object(store: BlobStore, entry: FileEntry) -> bytes:

@@ -38,19 +38,19 @@ class Transport:
 
     def get(self, path: str, **query: str | int) -> Any:
         """Return the JSON body of a GET."""
-        return self.send("GET", path, query=query).json()
+        return _json(self.send("GET", path, query=query))
 
     def put(self, path: str, body: object) -> Any:
         """Return the JSON body of a PUT."""
-        return self.send("PUT", path, body=body).json()
+        return _json(self.send("PUT", path, body=body))
 
     def post(self, path: str, body: object | None = None) -> Any:
         """Return the JSON body of a POST."""
-        return self.send("POST", path, body=body).json()
+        return _json(self.send("POST", path, body=body))
 
     def delete(self, path: str) -> Any:
         """Return the JSON body of a DELETE."""
-        return self.send("DELETE", path).json()
+        return _json(self.send("DELETE", path))
 
     def send(
         self, method: str, path: str, *, query: dict[str, Any] | None = None, body: object | None = None
@@ -75,6 +75,15 @@ class Transport:
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError as exc:
+        raise UnavailableError(
+            f"{response.request.url} did not answer as a Lightmill platform does; check LIGHTMILL_URL."
+        ) from exc
 
 
 def _error(response: httpx.Response) -> LightmillError:

@@ -16,6 +16,7 @@ from lightmill.registry import RegistryLocation
 from lightmill.serving.predictor import KeysConfig, Predictor, PredictorConfig
 
 MAX_ONGOING_REQUESTS = 1024
+CONSTRUCTOR_RETRIES = 2
 APPLICATION_PREFIX = "endpoint-"
 
 
@@ -56,6 +57,7 @@ def build_application(
         user_config=KeysConfig(keys=tuple(keys)).model_dump(mode="json"),
         ray_actor_options={"num_cpus": spec.resources.cpus, "num_gpus": spec.resources.gpus},
         max_surge_percent=100,
+        max_constructor_retry_count=CONSTRUCTOR_RETRIES,
         rolling_update_percentage=1.0,
     )
     return deploy(serve.ingress()(Predictor)).bind(config.model_dump_json())

@@ -107,26 +107,42 @@ def _to_array(data: list[Any], spec: TensorSpec, field: str) -> npt.NDArray[Any]
         values = np.asarray(data)
     except (ValueError, OverflowError) as exc:
         raise RequestError(f"Field {field}.data is ragged; every row must have the same length.") from exc
-    if values.dtype.kind not in "iuf" or (values.dtype.kind == "f" and spec.datatype[0] in "IU"):
+    wanted = np.dtype(NUMPY_TYPES[spec.datatype])
+    kinds = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[wanted.kind]
+    if values.dtype.kind not in kinds or (wanted.kind != "b" and _holds_boolean(data)):
         raise RequestError(
             f"Field {field}.data must hold {spec.datatype} values only; it holds something else, such as "
-            f"{_short(_first_odd(data))}."
+            f"{_short(_first_odd(data, wanted.kind))}."
         )
+    if wanted.kind in "iu" and values.size:
+        limits: Any = np.iinfo(wanted.name)
+        if int(values.min()) < limits.min or int(values.max()) > limits.max:
+            raise RequestError(
+                f"Field {field}.data holds a value outside {limits.min} to {limits.max}, the range of {spec.datatype}."
+            )
     with np.errstate(over="ignore"):
-        found = values.astype(NUMPY_TYPES[spec.datatype])
-    if values.dtype.kind == "f" and not np.isfinite(found).all():
+        found = values.astype(wanted)
+    if wanted.kind == "f" and not np.isfinite(found).all():
         raise RequestError(f"Field {field}.data holds a value that {spec.datatype} cannot hold.")
     return found
 
 
-def _first_odd(data: object) -> object:
-    """Return the first leaf that is no number, to show it."""
+def _holds_boolean(data: list[Any]) -> bool:
+    """Whether a boolean hides among numbers, where NumPy would take it for 0 or 1."""
+    if data and isinstance(data[0], list):
+        return any(_holds_boolean(row) for row in data)
+    return bool in set(map(type, data))
+
+
+def _first_odd(data: object, kind: str) -> object:
+    """Return the first leaf that does not fit an array of this kind, to show it."""
+    fitting = {"b": (bool,), "i": (int,), "u": (int,), "f": (int, float)}[kind]
     waiting = [data]
     while waiting:
         value = waiting.pop()
         if isinstance(value, list):
             waiting.extend(reversed(value))
-        elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        elif not isinstance(value, fitting) or (isinstance(value, bool) and kind != "b"):
             return value
     return data if not isinstance(data, list) else data[:3]
 

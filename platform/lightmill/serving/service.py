@@ -112,20 +112,18 @@ async def _read_body(scope: MutableMapping[str, Any], receive: Receive) -> bytes
     declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
     if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
         raise TooLargeError(f"The body has {int(declared)} bytes; at most {MAX_BODY_BYTES} are taken.")
-    message = await receive()
-    body = message.get("body", b"")
-    if message["type"] == "http.request" and not message.get("more_body"):
-        return body
-    parts, size = [body], len(body)
-    while message.get("more_body"):
+    parts: list[bytes] = []
+    size, more = 0, True
+    while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ConnectionError("the client went away")
         parts.append(message.get("body", b""))
         size += len(parts[-1])
+        more = message.get("more_body", False)
         if size > MAX_BODY_BYTES:
             raise TooLargeError(f"The body is larger than {MAX_BODY_BYTES} bytes.")
-    return b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

@@ -59,8 +59,8 @@ def place(spec: TrainSpec, cluster: Cluster) -> Placement:
         RequestError: The cluster can never hold it; the message says what is asked, what there is and what
             to change.
     """
-    gpus = _gpus_per_worker(spec, cluster)
     cpus = spec.resources.cpus
+    gpus = _gpus_per_worker(spec, cluster)
     needed = spec.workers * cpus + DATA_CPUS
     if needed > cluster.cpus:
         raise RequestError(
@@ -90,7 +90,8 @@ def place(spec: TrainSpec, cluster: Cluster) -> Placement:
 
 def _gpus_per_worker(spec: TrainSpec, cluster: Cluster) -> float:
     if spec.resources.gpus == "auto":
-        return 1.0 if cluster.gpus >= spec.workers else 0.0
+        room = sum(_workers_on_node(c, g, spec.resources.cpus, 1.0) for c, g in _nodes(cluster))
+        return 1.0 if room >= spec.workers else 0.0
     return float(spec.resources.gpus)
 
 

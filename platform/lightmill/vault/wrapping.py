@@ -134,7 +134,10 @@ def open_envelope(
             "here. Restore the right one from a replica or a backup"
         )
     wrapped = _wrapped(record, name)
-    key = provider.unwrap(wrapped, context)
+    try:
+        key = provider.unwrap(wrapped, context)
+    except IntegrityError as exc:
+        raise IntegrityError(f"{name}: {exc.message}") from exc
     expected = _envelope(key, wrapped, context, record.rot)
     if not hmac.compare_digest(expected, data):
         raise IntegrityError(f"{name} was changed after it was written; restore it from a replica or a backup")

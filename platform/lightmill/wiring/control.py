@@ -24,8 +24,9 @@ class ControlPlane:
         platform = open_platform(settings)
         self._catalog = platform.catalog
         jobs = Jobs(settings, platform.catalog)
-        serve = ServeAdapter(platform.location, loopback=settings.loopback)
+        serve = ServeAdapter(platform.location, settings.base_url, loopback=settings.loopback)
         loop = ControlLoop(platform.catalog, platform.registry, serve, jobs)
+        loop.begin()
         service = ControlService(settings, platform.catalog, platform.registry, platform.location, jobs, loop.wake)
         self.app: FastAPI = build_app(service, self._keys, lightmill.__version__)
         self._stop = threading.Event()
