@@ -16,6 +16,7 @@ from lightmill.telemetry import configure_logging
 
 NAME = "control"
 CONTROL_CPUS = 0.25
+ON_THE_HEAD = "node:__internal_head__"  # the catalog, Ray's job API and HAProxy are there
 
 
 class Control:
@@ -35,6 +36,16 @@ class Control:
         return self._plane.app
 
 
+def serving_host(settings: Settings) -> str:
+    """Return the address that replicas listen on: loopback, or every interface of a cluster's nodes.
+
+    HAProxy reaches a replica on its own node at 127.0.0.1 and one elsewhere at that node's address
+    (ray/serve/_private/haproxy.py, `_target_to_server`), so no single address would do. HAProxy's own ports stay
+    on the platform's address: see lightmill.launch.haproxy.
+    """
+    return settings.host if settings.loopback else "0.0.0.0"  # noqa: S104
+
+
 def main() -> int:
     """Deploy the control application on the Ray that the environment names."""
     settings = Settings.read()
@@ -45,13 +56,14 @@ def main() -> int:
 
     try:
         with session(os.environ.get("RAY_ADDRESS", "auto"), settings.num_cpus, settings.num_gpus):
-            serve.start(proxy_location="HeadOnly", http_options={"host": settings.host, "port": settings.http_port})
+            listen = {"host": serving_host(settings), "port": settings.http_port}
+            serve.start(proxy_location="HeadOnly", http_options=listen)
             deployment: Any = serve.deployment(serve.ingress()(Control))
             options = deployment.options(
                 name=NAME,
                 num_replicas=1,
                 max_ongoing_requests=100,
-                ray_actor_options={"num_cpus": CONTROL_CPUS},
+                ray_actor_options={"num_cpus": CONTROL_CPUS, "resources": {ON_THE_HEAD: 0.001}},
             )
             serve.run(options.bind(), name=NAME, route_prefix="/")
     except LightmillError as exc:

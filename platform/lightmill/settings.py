@@ -150,6 +150,8 @@ class Settings(BaseSettings):
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(files / "server-state"),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(self.stats_port),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(self.metrics_port),
+            # HAProxy's start takes longer than the default of 5 s on a busy machine; Serve would kill it.
+            "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
             "RAY_worker_niceness": "0",
             # Workers start when a task wants them: a batch per driver starves a machine of few cores.
             "RAY_prestart_worker_first_driver": "0",

@@ -25,7 +25,6 @@ PROFILE = {
     "LIGHTMILL_VENV": sys.prefix,
     "RAY_START_OPTIONS": "--num-cpus=8 --memory=6000000000 --object-store-memory=300000000",
     # A machine that runs other tests at the same time needs more than 5 s to start HAProxy.
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
 }
 OPERATOR_ENVIRONMENT = {
     "PATH": f"{Path(sys.prefix) / 'bin'}:{SYSTEM_PATH}",

@@ -16,7 +16,7 @@ _SCRIPT = """#!/bin/sh
 previous=
 for argument in "$@"; do
   if [ "$previous" = "-f" ]; then
-    sed -i -e 's/bind \\*:/bind {host}:/' -e 's/bind :/bind {host}:/' "$argument"
+    sed -i -E 's/bind (\\*|0\\.0\\.0\\.0)?:/bind {host}:/' "$argument"
   fi
   previous="$argument"
 done

@@ -102,8 +102,9 @@ class Registry:
             IntegrityError: The store holds fewer versions than the catalog remembers: it was rolled back.
         """
         mid = self.mid(kind, name)
+        mark = self._mark(mid, "v")
         found = self._log.last(names.records_prefix(mid))
-        self._check_mark(mid, "v", found, f"{kind} {name}", names.record_name)
+        self._check_mark(mark, mid, found, f"{kind} {name}", names.record_name)
         if not found:
             self._log.check_ring()
         return found
@@ -142,7 +143,11 @@ class Registry:
             IntegrityError: Something stored is not what was written, or the key ring is another one.
         """
         mid = self.mid(id.kind, id.name)
-        record, _ = self._log.commit(mid, id.seq, expect=id.digest, what=str(id))
+        try:
+            record, _ = self._log.commit(mid, id.seq, expect=id.digest, what=str(id))
+        except NotFoundError:
+            self._log.check_ring()
+            raise
         data = self._get(names.manifest_name(record.manifest.id))
         if len(data) != record.manifest.size or hashlib.sha256(data).hexdigest() != record.manifest.id:
             raise IntegrityError(f"The manifest of {id} is not what was written; restore it from a backup.")
@@ -327,8 +332,10 @@ class Registry:
         return sorted({entry[len(prefix) :].split("/", 1)[0] for entry in self.store.list(prefix)})
 
     def _last_move(self, mid: str, name: str, alias: str) -> int:
+        mark = self._mark(mid, f"a/{alias}")
         n = self._log.last(names.alias_prefix(mid, alias))
-        self._check_mark(mid, f"a/{alias}", n, f"alias {name}@{alias}", lambda mid, n: names.alias_name(mid, alias, n))
+        what = f"alias {name}@{alias}"
+        self._check_mark(mark, mid, n, what, lambda mid, n: names.alias_name(mid, alias, n))
         return n
 
     def _alias_entry(self, kind: AssetKind, name: str, alias: str) -> AliasEntry:
@@ -410,9 +417,14 @@ class Registry:
             self.catalog.versions.set_alias(kind, name, entry.alias, entry.seq, entry.n)
             self.catalog.marks.raise_to(entry.mid, f"a/{entry.alias}", entry.n, digest)
 
-    def _check_mark(self, mid: str, stream: str, found: int, what: str, name_of: Callable[[str, int], str]) -> None:
+    def _mark(self, mid: str, stream: str) -> tuple[int, str] | None:
+        """Return the highest entry ever seen; read it before the store, which others append to meanwhile."""
+        return self.catalog.marks.get(mid, stream) if self.catalog else None
+
+    def _check_mark(
+        self, mark: tuple[int, str] | None, mid: str, found: int, what: str, name_of: Callable[[str, int], str]
+    ) -> None:
         """Compare what the store ends with to the highest entry ever seen, by number and by digest."""
-        mark = self.catalog.marks.get(mid, stream) if self.catalog else None
         if mark is None:
             return
         if mark[0] > found:

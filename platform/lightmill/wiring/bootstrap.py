@@ -6,7 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
-from lightmill.access import mint_key
+from lightmill.access import mint_key, parse_key
 from lightmill.catalog import Catalog
 from lightmill.errors import ConflictError, IntegrityError, NotFoundError, UnavailableError
 from lightmill.registry import initialize_store
@@ -35,12 +35,21 @@ def bootstrap(settings: Settings) -> None:
         catalog.migrate()
         _same(catalog, STORE_FACT, store_id, f"the store at {settings.store_url}")
         _same(catalog, RING_FACT, ring.ring_id, f"the key ring at {settings.keyring_path}")
-        if not settings.api_key_path.is_file():
+        if not _known_key(settings.api_key_path, catalog):
             text, key = mint_key("admin")
             catalog.keys.add(key)
             write_secret(settings.api_key_path, text)
     if not settings.ray_token_path.is_file():
         write_secret(settings.ray_token_path, secrets.token_hex(32))
+
+
+def _known_key(path: Path, catalog: Catalog) -> bool:
+    """Whether the key file holds a key of this catalog; with a new catalog it does not."""
+    try:
+        parsed = parse_key(path.read_text().strip())
+    except (OSError, UnicodeDecodeError):
+        return False
+    return parsed is not None and catalog.keys.by_id(parsed[0]) is not None
 
 
 def _make_folders(settings: Settings) -> None:

@@ -27,8 +27,8 @@ def test_moments_add_up_over_blocks_in_any_order(a: np.ndarray, b: np.ndarray, c
     whole = Moments.of(np.concatenate([a, b, c]))
     for parts in (Moments.of(a) + Moments.of(b) + Moments.of(c), Moments.of(c) + (Moments.of(a) + Moments.of(b))):
         assert parts.count == whole.count
-        np.testing.assert_allclose(parts.total, whole.total, rtol=1e-9, atol=1e-6)
-        np.testing.assert_allclose(parts.squares, whole.squares, rtol=1e-9, atol=1e-6)
+        np.testing.assert_allclose(parts.mean, whole.mean, rtol=1e-9, atol=1e-6)
+        np.testing.assert_allclose(parts.deviations, whole.deviations, rtol=1e-9, atol=1e-6)
 
 
 @given(ROWS)
