@@ -163,5 +163,5 @@ class Settings(BaseSettings):
             # Train: a busy small machine needs longer to start workers.
             "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
             # The controller takes a report every poll; the default of 2 s would be the length of an epoch.
-            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
         }

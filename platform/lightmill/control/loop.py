@@ -121,6 +121,6 @@ class ControlLoop:
             self._serve.deploy(endpoint.spec, version, keys)
         except Exception as exc:
             logger.exception("endpoint %s could not be deployed", endpoint.name)
-            self._refused[endpoint.name] = Refusal(mark=action.mark, message=f"{type(exc).__name__}: {exc}")
+            self._refused[endpoint.name] = Refusal(mark=action.mark, message=str(exc) or type(exc).__name__)
             return
         self._deployed[endpoint.name] = action.mark

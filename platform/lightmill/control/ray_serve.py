@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import httpx
 from ray import serve
 
 from lightmill.control.reconcile import Seen
+from lightmill.errors import UnavailableError
 from lightmill.records.endpoints import ApiKey
 from lightmill.records.references import VersionId
 from lightmill.records.specs import EndpointSpec
@@ -21,6 +23,7 @@ from lightmill.serving.application import (
 )
 
 RUNNING, DEPLOYING = "RUNNING", "DEPLOYING"
+_OUR_ERROR = re.compile(r"lightmill\.errors\.\w+: (.+)")
 PROBE_S = 2.0
 
 
@@ -46,7 +49,7 @@ class ServeAdapter:
                 found[endpoint] = Seen(
                     status=status,
                     replicas=sum(_running(d.replica_states) for d in deployments),
-                    message=application.message or "; ".join(d.message for d in deployments if d.message),
+                    message=_reason([*(d.message for d in deployments), application.message]),
                 )
         return found
 
@@ -66,14 +69,19 @@ class ServeAdapter:
         return True
 
     def deploy(self, spec: EndpointSpec, version: VersionId, keys: Sequence[ApiKey]) -> None:
-        """Start or roll an endpoint; returns before it is ready."""
+        """Start or roll an endpoint; returns before it is ready.
+
+        Raises:
+            UnavailableError: Serve gave up on it at once; the message is the replica's own error where there is one.
+        """
         application = build_application(spec, version, self._location, keys, loopback=self._loopback)
-        serve.run(
-            application,
-            name=application_name(spec.name),
-            route_prefix=route_prefix(spec.name),
-            blocking=False,
-        )
+        name = application_name(spec.name)
+        try:
+            serve.run(application, name=name, route_prefix=route_prefix(spec.name), blocking=False)
+        except RuntimeError as exc:
+            status = serve.status().applications.get(name)
+            known = [d.message for d in status.deployments.values()] if status else []
+            raise UnavailableError(_reason([*known, str(exc)])) from exc
 
     def remove(self, name: str) -> None:
         """Take an endpoint away."""
@@ -84,3 +92,13 @@ class ServeAdapter:
 def _running(states: Mapping[Any, int]) -> int:
     """Return how many replicas run; Serve names the states in an enumeration of strings."""
     return sum(count for state, count in states.items() if state == "RUNNING")
+
+
+def _reason(messages: Sequence[str]) -> str:
+    """Return, of Serve's messages with their stack traces, the error of ours that lies behind them, if there is one."""
+    told = [message for message in messages if message]
+    for message in told:
+        found = _OUR_ERROR.findall(message)
+        if found:
+            return found[-1].strip()
+    return told[0].strip() if told else ""

@@ -65,14 +65,18 @@ def platform_processes(state: PlatformState) -> list[psutil.Process]:
     Ray's workers overwrite their environment with a title, so they are found as children of marked processes
     and by the session folder in their command line.
     """
-    found: dict[int, psutil.Process] = {}
-    for process in psutil.process_iter():
-        if process.pid != os.getpid() and _belongs(process, state):
-            found[process.pid] = process
-            for child in _children(process):
-                found.setdefault(child.pid, child)
-    found.pop(os.getpid(), None)
-    return list(found.values())
+    everyone = {process.pid: process for process in psutil.process_iter(["ppid"])}
+    children: dict[int, list[int]] = {}
+    for process in everyone.values():
+        children.setdefault(process.info["ppid"], []).append(process.pid)
+    waiting = [pid for pid, process in everyone.items() if pid != os.getpid() and _belongs(process, state)]
+    found: set[int] = set()
+    while waiting:
+        pid = waiting.pop()
+        if pid not in found and pid != os.getpid():
+            found.add(pid)
+            waiting += children.get(pid, [])
+    return [everyone[pid] for pid in sorted(found)]
 
 
 def _belongs(process: psutil.Process, state: PlatformState) -> bool:
@@ -93,13 +97,6 @@ def _names(argument: str, folder: str) -> bool:
     """Whether an argument is the folder, a path in it, or an option with such a value."""
     value = argument.rpartition("=")[2]
     return value == folder or value.startswith(folder + "/")
-
-
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.Error:
-        return []
 
 
 def ray_folder(settings: Settings) -> Path:

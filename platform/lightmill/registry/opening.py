@@ -6,14 +6,17 @@ import secrets
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lightmill.catalog import Catalog
 from lightmill.errors import ConflictError, IntegrityError, NotFoundError
 from lightmill.records.base import Record
 from lightmill.registry.names import STORE_FILE
 from lightmill.registry.registry import Registry
 from lightmill.storage import BlobStore, open_store
 from lightmill.vault import KeyRing, canonical_json, parse_json
+
+if TYPE_CHECKING:  # workers and replicas use no catalog and need not load it
+    from lightmill.catalog import Catalog
 
 STORE_FORMAT = "lightmill-store"
 READER_VERSION = 1

@@ -11,8 +11,8 @@ import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from lightmill.catalog import Catalog
 from lightmill.errors import ConflictError, IntegrityError, NotFoundError
 from lightmill.records.assets import (
     AliasEntry,
@@ -46,6 +46,9 @@ from lightmill.vault import (
     seal_blob,
     seal_envelope,
 )
+
+if TYPE_CHECKING:  # workers and replicas use no catalog and need not load it
+    from lightmill.catalog import Catalog
 
 MANIFEST_MAX_BYTES = 64 << 20
 COMMIT_ATTEMPTS = 100
