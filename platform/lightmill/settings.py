@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from lightmill.errors import RequestError
 
 MINIMUM_LOGICAL_CPUS = 8
+PRESTARTED_WORKERS = 4
 
 
 def _logical_cpus() -> int:
@@ -153,8 +154,9 @@ class Settings(BaseSettings):
             # HAProxy's start takes longer than the default of 5 s on a busy machine; Serve would kill it.
             "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
             "RAY_worker_niceness": "0",
-            # Workers start when a task wants them: a batch per driver starves a machine of few cores.
+            # A few workers wait from the start; a batch for every driver would starve a machine of few cores.
             "RAY_prestart_worker_first_driver": "0",
+            "RAY_num_prestart_python_workers": str(PRESTARTED_WORKERS),
             # Data: the readers and shuffles that start no extra processes for small data.
             "RAY_DATA_USE_DATASOURCE_V2": "0",
             "RAY_DATA_DEFAULT_SHUFFLE_STRATEGY": "sort_shuffle_pull_based",

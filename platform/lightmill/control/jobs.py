@@ -18,8 +18,6 @@ from lightmill.records.base import now_iso
 from lightmill.records.jobs import Job, JobKind, JobState
 from lightmill.settings import Settings
 
-JOB_VARIABLE = "LIGHTMILL_JOB"
-FOLDER_VARIABLE = "LIGHTMILL_SPEC_FOLDER"
 RECENT_JOBS = 200
 _STATES = {
     JobStatus.PENDING: JobState.PENDING,
@@ -55,14 +53,14 @@ class Jobs:
             Job(id=f"{kind}-{name}-{secrets.token_hex(4)}", kind=kind, name=name, spec=spec, created=now_iso())
         )
         path = self._settings.jobs_path.absolute() / job.id / "spec.yaml"
-        command = [sys.executable, str(entry_points() / f"{kind}.py"), str(path)]
+        script = str(entry_points() / f"{kind}.py")
+        command = [sys.executable, script, str(path), "--job", job.id, "--folder", folder]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
             self._ray().submit_job(
                 entrypoint=shlex.join(command),
                 submission_id=job.id,
-                runtime_env={"env_vars": {JOB_VARIABLE: job.id, FOLDER_VARIABLE: folder}},
                 metadata={"lightmill": f"{kind} {name}"},
             )
         except (OSError, RuntimeError) as exc:

@@ -29,8 +29,6 @@ from lightmill.wiring.platform import Platform, open_platform
 from lightmill.wiring.provenance import capture
 from lightmill.wiring.session import connect
 
-JOB_VARIABLE = "LIGHTMILL_JOB"
-FOLDER_VARIABLE = "LIGHTMILL_SPEC_FOLDER"
 logger = logging.getLogger("lightmill.job")
 
 
@@ -67,7 +65,7 @@ def run_job(kind: JobKind, spec_kind: type[SpecT], name_of: Callable[[SpecT], st
     arguments = _arguments(kind, sys.argv[1:])
     configure_logging()
     try:
-        result = _run(kind, spec_kind, name_of, work, Path(arguments.spec))
+        result = _run(kind, spec_kind, name_of, work, arguments)
     except LightmillError as exc:
         if arguments.debug:
             traceback.print_exc()
@@ -84,19 +82,26 @@ def _last_line(result: dict[str, object]) -> None:
 def _arguments(kind: JobKind, argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=f"Run one {kind} job from a YAML specification.")
     parser.add_argument("spec", help="path of the YAML specification")
+    parser.add_argument("--job", help="id of the job row that the platform has made")
+    parser.add_argument("--folder", help="where relative paths begin; the specification's folder if absent")
     parser.add_argument("--debug", action="store_true", help="show stack traces of expected errors")
     return parser.parse_args(argv)
 
 
 def _run(
-    kind: JobKind, spec_kind: type[SpecT], name_of: Callable[[SpecT], str], work: Work[SpecT], path: Path
+    kind: JobKind,
+    spec_kind: type[SpecT],
+    name_of: Callable[[SpecT], str],
+    work: Work[SpecT],
+    arguments: argparse.Namespace,
 ) -> dict[str, object]:
     settings = Settings.read()
+    path = Path(arguments.spec)
     spec = load_spec(spec_kind, path)
-    folder = Path(os.environ.get(FOLDER_VARIABLE) or path.absolute().parent)
+    folder = Path(arguments.folder or path.absolute().parent)
     bootstrap(settings)
     platform = open_platform(settings)
-    job = _job_row(platform, kind, name_of(spec), spec.model_dump(mode="json"))
+    job = _job_row(platform, kind, name_of(spec), spec.model_dump(mode="json"), arguments.job)
     platform.catalog.jobs.update(job.id, state=JobState.RUNNING, started=now_iso())
     context = JobContext(
         job=job,
@@ -118,9 +123,8 @@ def _run(
     return {"job": job.id, **result}
 
 
-def _job_row(platform: Platform, kind: JobKind, name: str, spec: dict[str, object]) -> Job:
+def _job_row(platform: Platform, kind: JobKind, name: str, spec: dict[str, object], known: str | None) -> Job:
     """Return the row that the control application made, or make one for a job submitted straight to Ray."""
-    known = os.environ.get(JOB_VARIABLE)
     if known:
         return platform.catalog.jobs.get(known)
     return platform.catalog.jobs.create(
