@@ -18,6 +18,8 @@ def work(context: JobContext, spec: DatasetSpec) -> dict[str, object]:
     """Ingest; a relative source path is taken from the specification's folder."""
     from lightmill.datasets.ingest import ingest
 
+    context.refuse_own_files(context.folder / spec.source.path)
+
     summary = ingest(
         spec,
         context.folder,

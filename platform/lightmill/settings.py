@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lightmill.errors import RequestError
@@ -45,6 +45,11 @@ class Settings(BaseSettings):
     url: str = ""
     api_key: SecretStr | None = None
 
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
     @classmethod
     def read(cls) -> Self:
         """Read the environment.
@@ -62,7 +67,9 @@ class Settings(BaseSettings):
     @property
     def store_url(self) -> str:
         """Where the object store is: a directory, by default inside the home."""
-        return self.store or str(self.home / "store")
+        return (
+            self.store if "://" in self.store else str(Path(self.store or self.home / "store").expanduser().absolute())
+        )
 
     @property
     def catalog_url(self) -> str:

@@ -109,6 +109,7 @@ def _quiet(_: str) -> None:
 
 def _without_password(url: str) -> str:
     """Return a database URL with its password hidden."""
+    url = url.partition("?")[0]
     head, at, tail = url.rpartition("@")
     user, colon, _ = head.rpartition(":")
     return f"{user}:***@{tail}" if at and colon and "//" in user else url

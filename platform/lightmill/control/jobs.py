@@ -19,6 +19,7 @@ from lightmill.records.jobs import Job, JobKind, JobState
 from lightmill.settings import Settings
 
 RECENT_JOBS = 200
+UNKNOWN_TO_RAY = "does not exist"
 _STATES = {
     JobStatus.PENDING: JobState.PENDING,
     JobStatus.RUNNING: JobState.RUNNING,
@@ -54,7 +55,7 @@ class Jobs:
         )
         path = self._settings.jobs_path.absolute() / job.id / "spec.yaml"
         script = str(entry_points() / f"{kind}.py")
-        command = [sys.executable, script, str(path), "--job", job.id, "--folder", folder]
+        command = [sys.executable, script, str(path), "--job", job.id, f"--folder={folder}"]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")
@@ -63,7 +64,7 @@ class Jobs:
                 submission_id=job.id,
                 metadata={"lightmill": f"{kind} {name}"},
             )
-        except (OSError, RuntimeError) as exc:
+        except (OSError, RuntimeError, UnavailableError) as exc:
             self._catalog.jobs.update(
                 job.id, state=JobState.FAILED, message=f"could not be started: {exc}", finished=now_iso()
             )
@@ -87,19 +88,21 @@ class Jobs:
         """Stop a job.
 
         Raises:
-            ConflictError: It has ended already.
+            ConflictError: It has ended already, or does not run under Ray's job API.
+            UnavailableError: Ray did not stop it; it goes on.
         """
         if job.state.final:
             raise ConflictError(f"Job {job.id} has already ended: {job.state}.")
-        done = self._catalog.jobs.update(
+        submission = job.submission_id or ""
+        if not submission or submission.startswith("pid:"):
+            raise ConflictError(f"Job {job.id} does not run under Ray's job API; end its process itself.")
+        try:
+            self._ray().stop_job(submission)
+        except (RuntimeError, OSError) as exc:
+            raise UnavailableError(f"Ray did not stop job {job.id}: {exc}; it goes on.") from exc
+        return self._catalog.jobs.update(
             job.id, state=JobState.CANCELLED, message="cancelled by the user", finished=now_iso()
         )
-        if job.submission_id and not job.submission_id.startswith("pid:"):
-            try:
-                self._ray().stop_job(job.submission_id)
-            except (RuntimeError, OSError) as exc:
-                raise UnavailableError(f"Ray did not stop job {job.id}: {exc}.") from exc
-        return done
 
     def sync(self) -> None:
         """Bring rows up to what Ray reports, for jobs that died without writing their end."""
@@ -114,6 +117,7 @@ class Jobs:
         try:
             self._catalog.jobs.update(
                 job.id,
+                expect={job.state},
                 state=state,
                 message=message if state.final else "",
                 finished=now_iso() if state.final else None,
@@ -128,7 +132,9 @@ class Jobs:
             return (None, "") if alive else (JobState.FAILED, "its process ended without a word; run it again")
         try:
             info = self._ray().get_job_info(submission)
-        except (RuntimeError, OSError):
+        except (RuntimeError, OSError, UnavailableError) as exc:
+            if UNKNOWN_TO_RAY not in str(exc):
+                return None, ""  # busy or away for a moment: asked again next time
             return JobState.FAILED, "Ray does not know it any more: the platform was restarted; run it again"
         ended = f"Ray: {info.message or info.status}" if info.status != JobStatus.SUCCEEDED else ""
         return _STATES[info.status], ended

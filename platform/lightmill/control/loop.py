@@ -20,6 +20,7 @@ BUSY_INTERVAL_S = 0.25
 HEAL_EVERY = 60
 JOBS_EVERY = 2
 RETRY_EVERY = 30
+RETRY_FAILED_EVERY = 300
 _ON_ITS_WAY = (EndpointState.PENDING, EndpointState.DEPLOYING, EndpointState.DELETING)
 logger = logging.getLogger("lightmill.control")
 
@@ -34,6 +35,7 @@ class ControlLoop:
         self._jobs = jobs
         self._deployed: dict[str, str] = {}
         self._refused: dict[str, Refusal] = {}
+        self._attempts: dict[str, int] = {}
         self._rounds = 0
         self._wake = threading.Event()
 
@@ -64,17 +66,32 @@ class ControlLoop:
         if self._rounds % HEAL_EVERY == 0:
             self._heal()
         if self._rounds % JOBS_EVERY == 0:
-            self._jobs.sync()
+            self._sync_jobs()
         if self._rounds % RETRY_EVERY == 0:
             self._refused.clear()
         self._rounds += 1
         keys = [key for key in self._catalog.keys.list() if key.revoked is None]
         digest = hashlib.sha256("".join(key.model_dump_json() for key in keys).encode()).hexdigest()
         wanted = [self._wanted(endpoint) for endpoint in self._catalog.endpoints.list()]
-        actions = reconcile(wanted, self._serve.seen(), self._deployed, digest, self._refused)
+        seen = self._serve.seen()
+        if self._rounds % RETRY_FAILED_EVERY == 0:
+            self._retry([name for name, found in seen.items() if found.status == "DEPLOY_FAILED"])
+        actions = reconcile(wanted, seen, self._deployed, digest, self._refused)
         for action in actions:
             self._act(action, keys)
         return any(not isinstance(action, Observe) or action.state in _ON_ITS_WAY for action in actions)
+
+    def _retry(self, failed: list[str]) -> None:
+        """Deploy again, once in a while, what Serve gave up on: the cause may have gone."""
+        for name in failed:
+            if self._deployed.pop(name, None) is not None:
+                self._attempts[name] = self._attempts.get(name, 0) + 1
+
+    def _sync_jobs(self) -> None:
+        try:
+            self._jobs.sync()
+        except LightmillError as exc:
+            logger.error("the jobs could not be looked at: %s", exc)
 
     def _heal(self) -> None:
         try:
@@ -118,7 +135,7 @@ class ControlLoop:
             return
         logger.info("endpoint %s: rolling to %s", endpoint.name, version)
         try:
-            self._serve.deploy(endpoint.spec, version, keys)
+            self._serve.deploy(endpoint.spec, version, keys, self._attempts.get(endpoint.name, 0))
         except Exception as exc:
             logger.exception("endpoint %s could not be deployed", endpoint.name)
             self._refused[endpoint.name] = Refusal(mark=action.mark, message=str(exc) or type(exc).__name__)

@@ -10,7 +10,6 @@ import httpx
 from ray import serve
 
 from lightmill.control.reconcile import Seen
-from lightmill.errors import UnavailableError
 from lightmill.records.endpoints import ApiKey
 from lightmill.records.references import VersionId
 from lightmill.records.specs import EndpointSpec
@@ -60,7 +59,7 @@ class ServeAdapter:
         """
         if endpoint not in self._answering:
             try:
-                answer = httpx.get(f"{self._base_url}{route_prefix(endpoint)}/ready", timeout=PROBE_S)
+                answer = httpx.get(f"{self._base_url}{route_prefix(endpoint)}/ready", timeout=PROBE_S, trust_env=False)
             except httpx.HTTPError:
                 return False
             if answer.status_code not in (200, 401):
@@ -68,20 +67,14 @@ class ServeAdapter:
             self._answering.add(endpoint)
         return True
 
-    def deploy(self, spec: EndpointSpec, version: VersionId, keys: Sequence[ApiKey]) -> None:
-        """Start or roll an endpoint; returns before it is ready.
+    def deploy(self, spec: EndpointSpec, version: VersionId, keys: Sequence[ApiKey], attempt: int) -> None:
+        """Start or roll an endpoint; returns as soon as Serve has taken it, ready or not.
 
-        Raises:
-            UnavailableError: Serve gave up on it at once; the message is the replica's own error where there is one.
+        An equal specification, version and `attempt` restart nothing; other keys reach the replicas as they run.
         """
-        application = build_application(spec, version, self._location, keys, loopback=self._loopback)
-        name = application_name(spec.name)
-        try:
-            serve.run(application, name=name, route_prefix=route_prefix(spec.name), blocking=False)
-        except RuntimeError as exc:
-            status = serve.status().applications.get(name)
-            known = [d.message for d in status.deployments.values()] if status else []
-            raise UnavailableError(_reason([*known, str(exc)])) from exc
+        application = build_application(spec, version, self._location, keys, loopback=self._loopback, attempt=attempt)
+        target = serve.RunTarget(application, name=application_name(spec.name), route_prefix=route_prefix(spec.name))
+        serve.run_many([target], wait_for_applications_running=False, wait_for_ingress_deployment_creation=False)
 
     def remove(self, name: str) -> None:
         """Take an endpoint away."""

@@ -95,6 +95,8 @@ class ControlService:
         """
         parsed = parse_spec(DatasetSpec, spec, "The dataset specification")
         source = (Path(folder) / parsed.source.path).resolve()
+        if source.is_relative_to(self._settings.home.resolve()):
+            raise RequestError(f"{source} lies in the platform's own home; it cannot be a source.")
         if not source.is_file():
             raise NotFoundError(
                 f"No source file at {source} on the platform's machine; source.path is taken from the folder of "
@@ -178,9 +180,6 @@ class ControlService:
             NotFoundError: There is no such version.
             ConflictError: It does not point at the version `expect`.
         """
-        checked = parse_reference(f"{name}@{alias}")
-        if checked.seq is not None or alias == "latest":
-            raise RequestError(f"{alias!r} cannot be an alias; use a word such as 'champion'.")
         self._registry.set_alias(kind, name, alias, version, expect=expect)
         self._wake()
         return self._catalog.versions.asset(kind, name)
@@ -202,8 +201,18 @@ class ControlService:
         """
         parsed = parse_spec(EndpointSpec, spec, "The endpoint specification")
         reference: Reference = parse_reference(parsed.model)
-        self._registry.resolve(AssetKind.MODEL, reference)
+        wanted = self._registry.resolve(AssetKind.MODEL, reference)
         endpoint = self._catalog.endpoints.put(parsed)
+        if endpoint.state is EndpointState.READY and endpoint.version != wanted:
+            # The alias moved and the loop has not seen it yet: whoever waits must not take the old version for ready.
+            self._catalog.endpoints.observe(
+                parsed.name,
+                state=EndpointState.PENDING,
+                version=endpoint.version,
+                replicas=endpoint.replicas,
+                message="",
+            )
+            endpoint = self._catalog.endpoints.get(parsed.name)
         self._wake()
         return self._with_url(endpoint)
 

@@ -63,7 +63,7 @@ class Cleaner:
             features = np.clip(features, low, high)
             outside[:] = False
         verdict = np.full(len(features), KEPT, dtype=np.int8)
-        verdict[outside.any(axis=1)] = OUT_OF_RANGE
+        verdict[(outside | np.isinf(features)).any(axis=1)] = OUT_OF_RANGE
         verdict[label < 0] = UNKNOWN_LABEL
         verdict[missing] = MISSING
         return CleanBlock(

@@ -1,7 +1,8 @@
 """Ingestion: source rows in, one new immutable dataset version out.
 
-Three streaming passes over the source, none of which holds the rows: judge every row (and find duplicates
-and splits from what that leaves, 33 bytes a row); add up statistics over the kept ones; prepare and seal.
+Three passes over the source: judge every row (and find duplicates and splits from what that leaves, 33 bytes
+a row); add up statistics over the kept ones; prepare and seal. The first two stream; the third holds the
+prepared rows of one source file in the worker that seals them.
 """
 
 from __future__ import annotations
@@ -106,7 +107,11 @@ def ingest(
         prepared = source.map_batches(
             _Prepare(cleaner, shared, preprocessing, spec), batch_format="pyarrow", batch_size=None
         )
-        prepared.write_datasink(sink)
+        try:
+            prepared.write_datasink(sink)
+        except BaseException:
+            draft.release()
+            raise
     card = DatasetCard(
         features=TensorSpec(name=spec.features.name, datatype="FP32", shape=spec.features.shape),
         classes=classes_of(spec),

@@ -6,7 +6,7 @@ import contextlib
 
 import psutil
 
-from lightmill.errors import NotFoundError
+from lightmill.errors import NotFoundError, RequestError
 from lightmill.launch.state import PlatformState, platform_processes, read_state
 from lightmill.settings import Settings
 
@@ -22,10 +22,16 @@ def down(settings: Settings) -> int:
 
     Raises:
         NotFoundError: Nothing was started here.
+        RequestError: It runs on a Ray that somebody else started.
     """
     state = read_state(settings)
     if state is None:
         raise NotFoundError(f"No platform was started from {settings.home}; there is nothing to stop.")
+    if not state.owns_ray:
+        raise RequestError(
+            f"The platform runs on the Ray at {state.ray_address}, which it did not start. Stop that Ray (`ray down "
+            "cluster.yaml` on a cluster); endpoints come back with the next `lightmill up`."
+        )
     ended = end_processes(state)
     settings.process_path.unlink(missing_ok=True)
     return ended

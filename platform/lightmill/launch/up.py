@@ -72,8 +72,19 @@ def answers(settings: Settings, state: PlatformState) -> bool:
     """Whether the platform's processes live and its control API answers."""
     if state.owns_ray and not platform_processes(state):
         return False
+    end = time.monotonic() + (ANSWER_S if state.ready else 0.0)  # alive but busy is not dead
+    while True:
+        if _live(settings):
+            return True
+        if time.monotonic() >= end:
+            return False
+        time.sleep(0.5)
+
+
+def _live(settings: Settings) -> bool:
     try:
-        return httpx.get(f"{settings.base_url}/v2/health/live", timeout=5.0).json() == {"live": True}
+        answer = httpx.get(f"{settings.base_url}/v2/health/live", timeout=5.0, trust_env=False)
+        return answer.json() == {"live": True}
     except (httpx.HTTPError, ValueError):
         return False
 
@@ -176,11 +187,8 @@ def _run(command: list[str], environment: dict[str, str], timeout_s: float, what
 def _wait_for_answer(settings: Settings) -> None:
     end = time.monotonic() + ANSWER_S
     while time.monotonic() < end:
-        try:
-            if httpx.get(f"{settings.base_url}/v2/health/live", timeout=2.0).is_success:
-                return
-        except httpx.HTTPError:
-            pass
+        if _live(settings):
+            return
         time.sleep(0.2)
     raise UnavailableError(f"The control application does not answer at {settings.base_url}.")
 

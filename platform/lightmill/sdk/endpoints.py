@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lightmill.errors import LightmillError, UnavailableError
+from lightmill.errors import LightmillError, RequestError, UnavailableError
 from lightmill.records.base import Record
 from lightmill.records.endpoints import Endpoint, EndpointState
 from lightmill.records.specs import EndpointSpec
@@ -109,7 +109,11 @@ class Endpoints:
             "shape": [len(rows), *_shape_of(rows[0])],
             "data": [list(row) for row in rows],
         }
-        answer = self._transport.post(f"/v2/models/{name}/infer", {"inputs": [tensor]})
+        try:
+            answer = self._transport.post(f"/v2/models/{name}/infer", {"inputs": [tensor]})
+        except RequestError:
+            self._inputs.pop(name, None)  # the endpoint may serve another model by now
+            raise
         outputs = {output["name"]: output for output in answer["outputs"]}
         return _predictions(outputs, answer["model_version"])
 

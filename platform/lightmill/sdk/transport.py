@@ -31,6 +31,8 @@ class Transport:
             base_url=self.url,
             headers={"Authorization": f"Bearer {api_key.get_secret_value()}"},
             timeout=httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            # A proxy for the world outside must not see what is said to this machine, the key least of all.
+            trust_env=httpx.URL(self.url).host not in ("127.0.0.1", "localhost", "::1"),
         )
 
     def __repr__(self) -> str:

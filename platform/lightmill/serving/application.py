@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,11 +38,13 @@ def build_application(
     keys: Sequence[ApiKey],
     *,
     loopback: bool,
+    attempt: int = 0,
 ) -> Application:
     """Return the application of one endpoint at one version.
 
     A change of version or specification rolls with full surge: new replicas warm up and take traffic before
-    old ones drain. A change of keys alone reaches the replicas without a restart.
+    old ones drain. A change of keys alone reaches the replicas without a restart. `attempt` counts deliberate retries
+    of a deployment that failed.
     """
     config = PredictorConfig(spec=spec, version=version, location=location, loopback=loopback)
     deploy: Any = serve.deployment(
@@ -60,4 +63,7 @@ def build_application(
         max_constructor_retry_count=CONSTRUCTOR_RETRIES,
         rolling_update_percentage=1.0,
     )
-    return deploy(serve.ingress()(Predictor)).bind(config.model_dump_json())
+    text = config.model_dump_json()
+    # Serve restarts replicas whose code version changed; keys are not in it, since they reconfigure only.
+    code = hashlib.sha256(f"{attempt}/{text}".encode()).hexdigest()[:16]
+    return deploy(serve.ingress()(Predictor)).options(version=code, _internal=True).bind(text)

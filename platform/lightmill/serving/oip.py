@@ -29,6 +29,8 @@ NUMPY_TYPES: dict[str, type[np.generic]] = {
     "FP64": np.float64,
 }
 
+_FITTING: dict[str, tuple[type, ...]] = {"b": (bool,), "i": (int,), "u": (int,), "f": (int, float)}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferRequest:
@@ -103,17 +105,19 @@ def _read_tensor(entry: dict[str, Any], spec: TensorSpec) -> npt.NDArray[Any]:
 
 
 def _to_array(data: list[Any], spec: TensorSpec, field: str) -> npt.NDArray[Any]:
-    try:
-        values = np.asarray(data)
-    except (ValueError, OverflowError) as exc:
-        raise RequestError(f"Field {field}.data is ragged; every row must have the same length.") from exc
     wanted = np.dtype(NUMPY_TYPES[spec.datatype])
-    kinds = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}[wanted.kind]
-    if values.dtype.kind not in kinds or (wanted.kind != "b" and _holds_boolean(data)):
+    # Types are checked before NumPy sees the list: of mixed text it would make an array of its longest text.
+    if not _leaf_types(data) <= set(_FITTING[wanted.kind]):
         raise RequestError(
             f"Field {field}.data must hold {spec.datatype} values only; it holds something else, such as "
             f"{_short(_first_odd(data, wanted.kind))}."
         )
+    try:
+        values = np.asarray(data)
+    except (ValueError, OverflowError) as exc:
+        raise RequestError(f"Field {field}.data is ragged; every row must have the same length.") from exc
+    if values.dtype.kind not in "biuf":
+        raise RequestError(f"Field {field}.data holds a number beyond what {spec.datatype} can hold.")
     if wanted.kind in "iu" and values.size:
         limits: Any = np.iinfo(wanted.name)
         if int(values.min()) < limits.min or int(values.max()) > limits.max:
@@ -127,16 +131,23 @@ def _to_array(data: list[Any], spec: TensorSpec, field: str) -> npt.NDArray[Any]
     return found
 
 
-def _holds_boolean(data: list[Any]) -> bool:
-    """Whether a boolean hides among numbers, where NumPy would take it for 0 or 1."""
-    if data and isinstance(data[0], list):
-        return any(_holds_boolean(row) for row in data)
-    return bool in set(map(type, data))
+def _leaf_types(data: list[Any]) -> set[type]:
+    """Return the types of all values below nested lists."""
+    found: set[type] = set()
+    waiting = [data]
+    while waiting:
+        row = waiting.pop()
+        kinds = set(map(type, row))
+        if list in kinds:
+            waiting.extend(value for value in row if type(value) is list)
+            kinds.discard(list)
+        found |= kinds
+    return found
 
 
 def _first_odd(data: object, kind: str) -> object:
     """Return the first leaf that does not fit an array of this kind, to show it."""
-    fitting = {"b": (bool,), "i": (int,), "u": (int,), "f": (int, float)}[kind]
+    fitting = _FITTING[kind]
     waiting = [data]
     while waiting:
         value = waiting.pop()

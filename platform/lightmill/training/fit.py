@@ -81,8 +81,12 @@ def train(
         raise RequestError(f"{dataset.id} is no dataset that can be trained on.")
     architecture = complete(spec.architecture, inputs=math.prod(card.features.shape), classes=len(card.classes))
     build_module(architecture)
-    placement = place_or_wait(spec, watchers.report)
-    wait_for_room(placement, watchers.report)
+    try:
+        placement = place_or_wait(spec, watchers.report)
+        wait_for_room(placement, watchers.report)
+    finally:
+        if spec.resources.wait_for_nodes_s:
+            request_resources(bundles=[])  # the request would outlive this job; the placement group holds the nodes
     watchers.report(Progress(phase=f"start {placement}", done=0, total=spec.epochs, unit="epochs"))
     described = provenance.model_copy(update={"dataset": dataset.id, "run": run})
     config = LoopConfig(

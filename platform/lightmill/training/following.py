@@ -6,6 +6,7 @@ The controller runs on the driver's node. A file needs no connection, and no cre
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,12 @@ from typing import Any, Self
 
 from ray.train import Checkpoint, UserCallback
 
+from lightmill.errors import UnavailableError
 from lightmill.records.base import now_iso
 from lightmill.records.jobs import EpochMetrics
 
 FOLLOW_INTERVAL_S = 0.2
+logger = logging.getLogger("lightmill.training")
 OnEpoch = Callable[[EpochMetrics], None]
 
 
@@ -69,5 +72,9 @@ class EpochFollower:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
+                try:
+                    self._on_epoch(EpochMetrics.model_validate(json.loads(line)))
+                except UnavailableError as exc:
+                    logger.warning("an epoch is not recorded yet: %s", exc)
+                    return
                 self._offset += len(line)
-                self._on_epoch(EpochMetrics.model_validate(json.loads(line)))

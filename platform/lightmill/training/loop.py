@@ -6,6 +6,7 @@ averages the gradients), the mean loss over all workers, accuracy on the validat
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from ray.train.torch import get_device, prepare_model
 from torch import nn
 from torch.nn import functional
 
+from lightmill.errors import RequestError
 from lightmill.models.architectures import seeded
 from lightmill.records.assets import Provenance, RunCard
 from lightmill.records.base import Record
@@ -102,6 +104,10 @@ def train_epoch(
     if dist.is_initialized():
         dist.all_reduce(totals)
     loss_sum, correct, rows = totals.tolist()
+    if not math.isfinite(loss_sum):
+        raise RequestError(
+            "The loss is not finite any more; lower `learning_rate`, or look for extreme values in the dataset."
+        )
     return {
         "loss": loss_sum / rows,
         "train_accuracy": correct / rows,

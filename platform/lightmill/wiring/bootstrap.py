@@ -37,8 +37,8 @@ def bootstrap(settings: Settings) -> None:
         _same(catalog, RING_FACT, ring.ring_id, f"the key ring at {settings.keyring_path}")
         if not _known_key(settings.api_key_path, catalog):
             text, key = mint_key("admin")
+            write_secret(settings.api_key_path, text)  # a key that no catalog knows is minted anew
             catalog.keys.add(key)
-            write_secret(settings.api_key_path, text)
     if not settings.ray_token_path.is_file():
         write_secret(settings.ray_token_path, secrets.token_hex(32))
 

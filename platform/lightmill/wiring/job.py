@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightmill.errors import ConflictError, JobError, LightmillError
+from lightmill.errors import ConflictError, JobError, LightmillError, RequestError
 from lightmill.records.assets import Provenance
 from lightmill.records.base import now_iso
 from lightmill.records.jobs import EpochMetrics, Job, JobKind, JobState, Progress
@@ -46,6 +46,11 @@ class JobContext:
         of = f" {progress.done}/{progress.total} {progress.unit}" if progress.total else ""
         logger.info("%s%s", progress.phase, of)
         self.platform.catalog.jobs.update(self.job.id, progress=progress)
+
+    def refuse_own_files(self, path: Path) -> None:
+        """Raise RequestError if a source lies in the platform's home: its keys are no data."""
+        if path.resolve().is_relative_to(self.platform.settings.home.resolve()):
+            raise RequestError(f"{path} lies in the platform's own home; it cannot be a source.")
 
     def on_epoch(self, metrics: EpochMetrics) -> None:
         """Show an epoch's metrics in the log and keep them in the catalog."""
@@ -133,10 +138,16 @@ def _job_row(platform: Platform, kind: JobKind, name: str, spec: dict[str, objec
             kind=kind,
             name=name,
             spec=spec,
-            submission_id=os.environ.get("RAY_JOB_SUBMISSION_ID") or f"pid:{os.getpid()}",
+            submission_id=_submission_id() or f"pid:{os.getpid()}",
             created=now_iso(),
         )
     )
+
+
+def _submission_id() -> str | None:
+    """Return Ray's id of this job: its supervisor hands it to the driver in the job configuration."""
+    config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    return (config.get("metadata") or {}).get("job_submission_id")
 
 
 def _finish(

@@ -50,7 +50,7 @@ def test_every_fault_has_its_verdict_and_missing_counts_first() -> None:
         UNKNOWN_LABEL,
         UNKNOWN_LABEL,
         MISSING,
-        KEPT,
+        OUT_OF_RANGE,
     ]
 
 
