@@ -7,15 +7,16 @@ clients read too.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, FastAPI, Header, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from lightmill.access import KeyChecker
-from lightmill.api.routes import api_router
+from lightmill.api.gate import Gate
+from lightmill.api.routes import PREFIX, api_router
 from lightmill.api.server import server_router
 from lightmill.control.service import ControlService
 from lightmill.errors import LightmillError
@@ -25,19 +26,13 @@ Keys = Callable[[], KeyChecker]
 
 def build_app(service: ControlService, keys: Keys, version: str) -> FastAPI:
     """Return the application; `keys` gives the present API keys."""
-
-    def authenticate(
-        authorization: Annotated[str | None, Header()] = None,
-        x_api_key: Annotated[str | None, Header()] = None,
-    ) -> None:
-        keys().check(authorization, x_api_key)
-
     app = FastAPI(title="Lightmill", version=version, description="The control plane of a Lightmill platform.")
     app.add_exception_handler(LightmillError, _lightmill_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
-    app.include_router(api_router(service, version), dependencies=[Depends(authenticate)])
+    app.add_middleware(Gate, keys=keys, prefix=PREFIX)
+    app.include_router(api_router(service, version))
     app.include_router(server_router(service, version))
     return app
 
