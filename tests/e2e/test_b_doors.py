@@ -14,13 +14,6 @@ from lightmill.sdk import Client
 from tests.platforms import BIN, ROOT, TestPlatform
 
 pytestmark = pytest.mark.e2e
-QUICK = {
-    "model": "quick",
-    "dataset": "digits@latest",
-    "architecture": {"name": "mlp", "arguments": {"hidden": [16]}},
-    "epochs": 1,
-    "workers": 1,
-}
 
 
 def test_lists_and_tables(platform: TestPlatform) -> None:
@@ -136,13 +129,6 @@ def test_same_seed_same_weights(client: Client) -> None:
     for metrics in found:
         metrics.pop("steps_per_second")
     assert found[0] == found[1] == found[2]
-
-
-def test_plain_python(platform: TestPlatform, tmp_path) -> None:
-    spec = tmp_path / "train.yaml"
-    spec.write_text(json.dumps(QUICK))
-    done = platform.run(BIN / "python", "jobs/train.py", spec)
-    assert done.json()["model_version"].startswith("quick@")
 
 
 def test_alias_moves_the_endpoint(platform: TestPlatform, client: Client) -> None:

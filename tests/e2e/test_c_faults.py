@@ -74,7 +74,6 @@ def test_missing_column_fails_the_job_with_its_name(client: Client) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"workers": 64, "batch_size": 64}, "64 workers"),
         ({"resources": {"cpus": 1, "gpus": 1}}, "GPU"),
     ],
 )
