@@ -83,12 +83,11 @@ class TestPlatform:
     def processes(self) -> list[psutil.Process]:
         """Every live process whose environment or arguments name this platform's home."""
         found = []
+        folders = (str(self.home), str(self.sessions))
         for process in psutil.process_iter():
             try:
                 mine = process.environ().get("LIGHTMILL_HOME") == str(self.home)
-                named = any(
-                    folder in word for word in process.cmdline() for folder in (str(self.home), str(self.sessions))
-                )
+                named = any(folder in word for word in process.cmdline() for folder in folders)
                 if (mine or named) and process.status() != "zombie":
                     found.append(process)
             except psutil.Error:
