@@ -97,7 +97,7 @@ def _server(platform: TestPlatform, weights: Path) -> Iterator[str]:
 
 def _same_answers(ours: str, peer: str, key: str, body: bytes) -> None:
     """Both must do the same work."""
-    headers = {"X-API-Key": key}
+    headers = {"X-API-Key": key, "Content-Type": "application/json"}
     left = httpx.post(ours + "/infer", content=body, headers=headers).json()["outputs"][0]["data"]
     right = httpx.post(peer + "/infer", content=body, headers=headers).json()["outputs"][0]["data"]
     if max(abs(a - b) for a, b in zip(left, right, strict=True)) > 1e-4:
