@@ -5,7 +5,9 @@ LightmillError
 │   ├── AuthenticationError no key, or a wrong one
 │   ├── ForbiddenError      a good key without the right
 │   ├── NotFoundError       what was named does not exist
-│   └── ConflictError       what was to be created exists, or changed meanwhile
+│   ├── ConflictError       what was to be created exists, or changed meanwhile
+│   ├── MethodNotAllowedError  the route exists, but not with this method
+│   └── TooLargeError       more bytes than are taken
 ├── IntegrityError          the bytes are not what was written; loud; never retried
 ├── UnavailableError        try later; 503; the only branch that a retry touches
 └── JobError                a job ran and failed; its log says why
@@ -68,6 +70,18 @@ class ForbiddenError(RequestError):
 
     status = 403
     exit_code = 5
+
+
+class MethodNotAllowedError(RequestError):
+    """The route exists, but not with this method."""
+
+    status = 405
+
+
+class TooLargeError(RequestError):
+    """The body is larger than the receiver takes."""
+
+    status = 413
 
 
 class IntegrityError(LightmillError):

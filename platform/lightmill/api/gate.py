@@ -9,15 +9,9 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lightmill.access import KeyChecker
-from lightmill.errors import AuthenticationError, RequestError
+from lightmill.errors import AuthenticationError, RequestError, TooLargeError
 
 BODY_MAX_BYTES = 2 << 20
-
-
-class TooLargeError(RequestError):
-    """The body is larger than the control API takes."""
-
-    status = 413
 
 
 class Gate:

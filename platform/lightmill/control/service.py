@@ -13,7 +13,6 @@ from lightmill.catalog import Catalog
 from lightmill.control.jobs import Jobs
 from lightmill.datasets.reading import read_rows
 from lightmill.errors import NotFoundError, RequestError
-from lightmill.models.architectures import complete
 from lightmill.records.assets import AssetSummary, VersionSummary
 from lightmill.records.base import Record
 from lightmill.records.endpoints import Endpoint, EndpointState
@@ -115,7 +114,7 @@ class ControlService:
         dataset = self.version(AssetKind.DATASET, parsed.dataset)
         features, classes = dataset.card.get("features"), dataset.card.get("classes")
         if isinstance(features, dict) and isinstance(classes, list):
-            complete(parsed.architecture, inputs=math.prod(features["shape"]), classes=len(classes))
+            parsed.architecture.with_sizes(inputs=math.prod(features["shape"]), classes=len(classes))
         return self._jobs.submit(JobKind.TRAIN, parsed.model, parsed.model_dump(mode="json"), folder)
 
     def jobs(self, limit: int) -> list[Job]:

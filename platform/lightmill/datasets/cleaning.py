@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 from pandas.util import hash_pandas_object
 
-from lightmill.datasets.csv_source import ROW_ID
+from lightmill.datasets.columns import ROW_ID
 from lightmill.records.specs import ColumnSpec, DatasetSpec
 
 KEPT, MISSING, OUT_OF_RANGE, UNKNOWN_LABEL, DUPLICATE = range(5)

@@ -13,11 +13,11 @@ from ray.data import Datasource
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
+from lightmill.datasets.columns import ROW_ID
 from lightmill.errors import NotFoundError, RequestError, UnavailableError
 from lightmill.records.assets import SourceFile
 from lightmill.records.specs import DatasetSpec
 
-ROW_ID = "row_id"
 MISSING_VALUES = ["", "NA", "NaN", "nan", "null", "NULL", "?"]
 BLOCK_BYTES = 16 << 20
 _TYPES = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string()}

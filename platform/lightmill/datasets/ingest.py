@@ -30,7 +30,8 @@ from lightmill.datasets.cleaning import (
     classes_of,
     mark_duplicates,
 )
-from lightmill.datasets.csv_source import ROW_ID, CsvSource, column_types, describe_source, find_source
+from lightmill.datasets.columns import FEATURES, LABEL, ROW_ID
+from lightmill.datasets.csv_source import CsvSource, column_types, describe_source, find_source
 from lightmill.datasets.sealed import SPLIT_COLUMN, SealedSink
 from lightmill.datasets.splits import SPLITS, assign_splits
 from lightmill.datasets.translate import user_errors
@@ -43,8 +44,6 @@ from lightmill.records.signature import Preprocessing, TensorSpec
 from lightmill.records.specs import DatasetSpec
 from lightmill.registry import Content, Registry, RegistryLocation
 
-LABEL = "label"
-FEATURES = "features"
 Report = Callable[[Progress], None]
 
 

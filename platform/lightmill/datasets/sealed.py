@@ -6,14 +6,16 @@ What travels to Ray's workers is a `RegistryLocation` and ids; each worker opens
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 
 import pyarrow as pa
+import ray.data
 from ray.data import Datasink, Datasource
 from ray.data.block import BlockAccessor, BlockMetadata
 from ray.data.datasource import ReadTask
 
-from lightmill.datasets.parquet import read_encrypted, write_encrypted
+from lightmill.datasets.columns import FEATURES, LABEL
+from lightmill.datasets.parquet import write_encrypted
+from lightmill.datasets.reading import read_file, split_files
 from lightmill.datasets.splits import SPLITS
 from lightmill.records.assets import FileEntry
 from lightmill.records.references import VersionId
@@ -64,18 +66,6 @@ class SealedSink(Datasink[list[FileEntry]]):
         self.files = [entry for entries in write_result.write_returns for entry in entries]  # pyright: ignore[reportAttributeAccessIssue]
 
 
-@lru_cache(maxsize=16)
-def open_version(location: RegistryLocation, id: VersionId) -> OpenVersion:
-    """Open a version once a process; versions never change."""
-    return location.open().open(id)
-
-
-def read_file(location: RegistryLocation, id: VersionId, entry: FileEntry, columns: Sequence[str] | None) -> pa.Table:
-    """Return one file's rows after its digest has been checked; see `read_object` for the errors."""
-    version = open_version(location, id)  # pyright: ignore[reportArgumentType] - frozen records hash
-    return read_encrypted(version.read_object(entry), version.subkey, entry.path, columns)
-
-
 class SealedSource(Datasource):
     """Reads columns of a version's files, one task a file."""
 
@@ -106,3 +96,10 @@ class SealedSource(Datasource):
         location, id, columns = self._location, self._id, self._columns
         metadata = BlockMetadata(num_rows=entry.rows, size_bytes=entry.size, exec_stats=None, input_files=None)
         return ReadTask(lambda: [read_file(location, id, entry, columns)], metadata, per_task_row_limit=limit)
+
+
+def read_split(
+    version: OpenVersion, location: RegistryLocation, split: str, columns: Sequence[str] = (FEATURES, LABEL)
+) -> ray.data.Dataset:
+    """Return a lazy Ray dataset of a split's columns; blocks are decrypted where they are used."""
+    return ray.data.read_datasource(SealedSource(location, version.id, split_files(version, split), columns))

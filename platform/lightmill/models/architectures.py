@@ -73,22 +73,6 @@ def build_module(architecture: Architecture) -> nn.Module:
         ) from exc
 
 
-def complete(architecture: Architecture, *, inputs: int, classes: int) -> Architecture:
-    """Return the architecture with the sizes that the dataset decides.
-
-    Raises:
-        RequestError: The specification gives one of the sizes, and the dataset has another.
-    """
-    sizes = {"inputs": inputs, "classes": classes}
-    for key, value in sizes.items():
-        given = architecture.arguments.get(key, value)
-        if given != value:
-            raise RequestError(
-                f"architecture.arguments.{key} is {given}, but the dataset has {value}; leave {key} out."
-            )
-    return Architecture(name=architecture.name, arguments={**architecture.arguments, **sizes})
-
-
 def parameter_count(module: nn.Module) -> int:
     """Return the number of trainable parameters."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from lightmill.errors import RequestError
 from lightmill.records.base import Record
 
 Datatype = Literal["BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64", "FP32", "FP64"]
@@ -45,3 +46,18 @@ class Architecture(Record):
 
     name: str
     arguments: dict[str, int | float | str | bool | list[int]] = Field(default_factory=dict)
+
+    def with_sizes(self, *, inputs: int, classes: int) -> Architecture:
+        """Return this architecture with the sizes that the dataset decides.
+
+        Raises:
+            RequestError: The specification gives one of the sizes, and the dataset has another.
+        """
+        sizes = {"inputs": inputs, "classes": classes}
+        for key, value in sizes.items():
+            given = self.arguments.get(key, value)
+            if given != value:
+                raise RequestError(
+                    f"architecture.arguments.{key} is {given}, but the dataset has {value}; leave {key} out."
+                )
+        return Architecture(name=self.name, arguments={**self.arguments, **sizes})

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from lightmill.models.classifier import Answers
+from lightmill.models.answers import Answers
 
 Compute = Callable[[npt.NDArray[np.float32]], Answers]
 Waiting = tuple[npt.NDArray[np.float32], "asyncio.Future[Answers]"]

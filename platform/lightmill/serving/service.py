@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from lightmill.access import KeyChecker
-from lightmill.errors import LightmillError, NotFoundError, RequestError
-from lightmill.models.classifier import LABEL, PROBABILITIES
+from lightmill.errors import LightmillError, MethodNotAllowedError, NotFoundError, TooLargeError
+from lightmill.models.answers import LABEL, PROBABILITIES
 from lightmill.records.assets import ModelCard
 from lightmill.records.references import VersionId
 from lightmill.serving import oip
@@ -89,18 +89,6 @@ class InferenceService:
         answers = await self._batcher.predict(request.features)
         arrays = {PROBABILITIES: answers.probabilities, LABEL: answers.label}
         return oip.format_infer(self._endpoint, str(self._version.seq), request, self._signature, arrays)
-
-
-class MethodNotAllowedError(RequestError):
-    """The route exists, but not with this method."""
-
-    status = 405
-
-
-class TooLargeError(RequestError):
-    """The body is larger than an endpoint takes."""
-
-    status = 413
 
 
 def _allow(method: str, wanted: str) -> None:

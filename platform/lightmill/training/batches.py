@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from lightmill.datasets.ingest import LABEL
+from lightmill.datasets.columns import LABEL
 from lightmill.datasets.reading import feature_rows
 
 CACHE_BYTES = 1 << 30

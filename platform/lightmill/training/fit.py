@@ -16,10 +16,10 @@ from ray.data import ExecutionOptions
 from ray.train import CheckpointConfig, DataConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from lightmill.datasets.reading import read_split
+from lightmill.datasets.sealed import read_split
 from lightmill.datasets.translate import original_error
 from lightmill.errors import JobError, RequestError, UnavailableError
-from lightmill.models.architectures import build_module, complete
+from lightmill.models.architectures import build_module
 from lightmill.records.assets import DatasetCard, Provenance, VersionSummary
 from lightmill.records.jobs import EpochMetrics, Progress
 from lightmill.records.references import AssetKind, VersionId, parse_reference
@@ -79,7 +79,7 @@ def train(
     card = dataset.manifest.dataset
     if card is None:
         raise RequestError(f"{dataset.id} is no dataset that can be trained on.")
-    architecture = complete(spec.architecture, inputs=math.prod(card.features.shape), classes=len(card.classes))
+    architecture = spec.architecture.with_sizes(inputs=math.prod(card.features.shape), classes=len(card.classes))
     build_module(architecture)
     try:
         placement = place_or_wait(spec, watchers.report)
@@ -95,6 +95,7 @@ def train(
         run=run,
         run_folder=str(runs_path / run),
         location=location,
+        dataset=dataset.id,
         provenance=described,
         device=placement.device,
         threads=max(1, int(placement.cpus)),
@@ -136,8 +137,8 @@ def _trainer(
         scaling_config=ScalingConfig(
             num_workers=placement.workers, use_gpu=placement.gpus > 0, resources_per_worker=resources
         ),
-        datasets={name: read_split(dataset, config.location, name) for name in ("train", "validation")},
-        dataset_config=DataConfig(datasets_to_split=["train"], execution_options=ExecutionOptions(preserve_order=True)),
+        datasets={"train": read_split(dataset, config.location, "train")},
+        dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
         run_config=RunConfig(
             name=config.run,
             storage_path=str(runs_path),

@@ -18,14 +18,16 @@ from ray.train.torch import get_device, prepare_model
 from torch import nn
 from torch.nn import functional
 
+from lightmill.datasets.reading import read_rows
 from lightmill.errors import RequestError
 from lightmill.models.architectures import seeded
 from lightmill.records.assets import Provenance, RunCard
 from lightmill.records.base import Record
+from lightmill.records.references import VersionId
 from lightmill.records.signature import Architecture
 from lightmill.records.specs import TrainSpec
 from lightmill.registry import RegistryLocation
-from lightmill.training.batches import Batch, Batches, read_all
+from lightmill.training.batches import Batch, Batches, to_tensors
 from lightmill.training.checkpoints import (
     load_snapshot,
     read_pointer,
@@ -44,6 +46,7 @@ class LoopConfig(Record):
     run: str
     run_folder: str
     location: RegistryLocation
+    dataset: VersionId
     provenance: Provenance
     device: str
     threads: int
@@ -73,7 +76,7 @@ def run_epochs(config: LoopConfig) -> None:
         device,
         config.shard_bytes,
     )
-    validation = read_all(ray.train.get_dataset_shard("validation"), device) if rank == 0 else None  # pyright: ignore[reportArgumentType]
+    validation = read_validation(config, device) if rank == 0 else None
     for epoch in range(first, spec.epochs):
         metrics = train_epoch(module, optimizer, batches.epoch(epoch), device)
         if validation is None:
@@ -81,6 +84,12 @@ def run_epochs(config: LoopConfig) -> None:
             continue
         metrics |= evaluate(module, validation)
         _report(config, epoch + 1, metrics, module, optimizer)
+
+
+def read_validation(config: LoopConfig, device: torch.device) -> Batch:
+    """Return the whole validation split, decrypted in this process: it is small, and one worker reads it."""
+    dataset = config.location.open().open(config.dataset)
+    return to_tensors(read_rows(dataset, config.location, "validation"), device)
 
 
 def train_epoch(

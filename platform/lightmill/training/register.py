@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from lightmill.datasets.ingest import LABEL
+from lightmill.datasets.columns import LABEL
 from lightmill.datasets.reading import feature_rows, read_rows
 from lightmill.errors import IntegrityError
+from lightmill.models.answers import signature_of
 from lightmill.models.architectures import build_module, parameter_count
-from lightmill.models.classifier import signature_of
 from lightmill.records.assets import ModelCard, Provenance, VersionSummary
 from lightmill.records.references import AssetKind, VersionId
 from lightmill.records.signature import Architecture
@@ -16,8 +16,6 @@ from lightmill.records.specs import TrainSpec
 from lightmill.registry import Content, OpenVersion, Registry, RegistryLocation
 from lightmill.registry.tensors import encode_header, plain_tensors, safetensors_file, safetensors_header
 from lightmill.training.checkpoints import load_model_state
-
-ALL_ROWS = 1 << 62
 
 
 def register_best(
@@ -76,7 +74,7 @@ def publish_model(
 
 def test_accuracy(module: torch.nn.Module, dataset: OpenVersion, location: RegistryLocation) -> float:
     """Return the share of the test split that the module gets right."""
-    rows = read_rows(dataset, location, "test", 0, ALL_ROWS)
+    rows = read_rows(dataset, location, "test")
     label = torch.from_numpy(rows.column(LABEL).to_numpy().copy())
     with torch.inference_mode():
         found = module.eval()(torch.from_numpy(feature_rows(rows))).argmax(dim=1)

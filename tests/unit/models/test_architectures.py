@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightmill.errors import RequestError
-from lightmill.models.architectures import ARCHITECTURES, build_module, complete, parameter_count, seeded
+from lightmill.models.architectures import ARCHITECTURES, build_module, parameter_count, seeded
 from lightmill.records.signature import Architecture
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -24,7 +24,7 @@ def test_every_architecture_is_tested_here() -> None:
 @pytest.mark.parametrize("rows", [1, 7])
 def test_an_architecture_turns_rows_into_logits(name: str, rows: int) -> None:
     given = Architecture(name=name, arguments=ARGUMENTS[name])
-    module = build_module(complete(given, inputs=16, classes=3))
+    module = build_module(given.with_sizes(inputs=16, classes=3))
     logits = module(torch.randn(rows, 16))
     assert logits.shape == (rows, 3)
     assert logits.dtype == torch.float32
@@ -38,7 +38,7 @@ def test_parameters_are_counted() -> None:
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_a_seed_alone_decides_the_weights(name: str) -> None:
-    architecture = complete(Architecture(name=name, arguments=ARGUMENTS[name]), inputs=16, classes=3)
+    architecture = Architecture(name=name, arguments=ARGUMENTS[name]).with_sizes(inputs=16, classes=3)
     state = torch.random.get_rng_state()
     first, again, other = (seeded(seed, architecture).state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -67,7 +67,7 @@ def test_what_cannot_be_built_is_refused_with_name_and_arguments(
 
 
 def test_the_dataset_decides_the_sizes_and_a_contradiction_is_refused() -> None:
-    found = complete(Architecture(name="mlp", arguments={"hidden": [2], "classes": 3}), inputs=4, classes=3)
+    found = Architecture(name="mlp", arguments={"hidden": [2], "classes": 3}).with_sizes(inputs=4, classes=3)
     assert found.arguments == {"hidden": [2], "inputs": 4, "classes": 3}
     with pytest.raises(RequestError, match=r"architecture\.arguments\.inputs is 5, but the dataset has 4"):
-        complete(Architecture(name="mlp", arguments={"inputs": 5}), inputs=4, classes=3)
+        Architecture(name="mlp", arguments={"inputs": 5}).with_sizes(inputs=4, classes=3)

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from lightmill.models.classifier import Answers, Classifier, signature_of
+from lightmill.models.answers import Answers, signature_of
+from lightmill.models.classifier import Classifier
 from lightmill.records.assets import ModelCard
 from lightmill.records.signature import Architecture, Preprocessing, Standardize, TensorSpec
 

@@ -11,7 +11,7 @@ import torch
 
 from lightmill.catalog import Catalog
 from lightmill.errors import UnavailableError
-from lightmill.models.classifier import signature_of
+from lightmill.models.answers import signature_of
 from lightmill.records.assets import ModelCard, VersionSummary
 from lightmill.records.references import AssetKind, Reference, VersionId
 from lightmill.records.signature import Architecture, Preprocessing, TensorSpec

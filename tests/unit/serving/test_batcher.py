@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightmill.errors import RequestError
-from lightmill.models.classifier import Answers
+from lightmill.models.answers import Answers
 from lightmill.serving.batcher import Batcher
 
 Rows = npt.NDArray[np.float32]

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from lightmill.access import KeyChecker, mint_key
-from lightmill.models.classifier import Answers, Classifier, signature_of
+from lightmill.models.answers import Answers, signature_of
+from lightmill.models.classifier import Classifier
 from lightmill.records.assets import ModelCard
 from lightmill.records.references import VersionId
 from lightmill.records.signature import Architecture, Preprocessing, Standardize, TensorSpec
