@@ -21,7 +21,7 @@ def follow_job(client: Client, job: Job, *, quiet: bool) -> Job:
     """Wait for a job, with a bar that says what it does and, for training, the last metrics."""
     if quiet:
         return client.jobs.wait(job.id)
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task(f"{job.kind} {job.name}", total=None, detail="waiting")
 
         def show(now: Job, epochs: list[EpochMetrics]) -> None:
@@ -37,7 +37,7 @@ def follow_endpoint(client: Client, name: str, *, quiet: bool) -> Endpoint:
     """Wait until an endpoint answers."""
     if quiet:
         return client.endpoints.wait(name)
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task(f"deploy {name}", total=None, detail="pending")
 
         def show(now: Endpoint) -> None:
@@ -55,7 +55,8 @@ def _detail(job: Job, epochs: list[EpochMetrics]) -> str:
     return f"loss {last['loss']:.4f}  accuracy {last['validation_accuracy']:.4f}"
 
 
-def _bar() -> Progress:
+def progress_bar() -> Progress:
+    """Return a bar on standard error whose tasks have a field `detail`."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -1,0 +1,51 @@
+"""What `lightmill` does on a node with the key ring, in a process of its own: one function an operation.
+
+An operation takes its context and one frozen record of options, and returns a record. It runs whether the
+platform is up or not, since a restore must.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+from pydantic import ValidationError
+
+from lightmill.errors import RequestError
+from lightmill.records.base import Record
+from lightmill.records.jobs import Progress
+from lightmill.settings import Settings
+
+OPERATIONS: dict[str, str] = {}
+"""Operation to "module:function" below this package; imported only when it runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperationContext:
+    """What an operation gets: this deployment, and whom to tell how far it is."""
+
+    settings: Settings
+    report: Callable[[Progress], None]
+
+
+def run_operation(name: str, options: object, context: OperationContext) -> Record:
+    """Run one operation.
+
+    Raises:
+        RequestError: There is no operation of this name, or it does not take these options.
+    """
+    target = OPERATIONS.get(name)
+    if target is None:
+        raise RequestError(f"There is no operation {name!r}; choose one of {', '.join(sorted(OPERATIONS))}.")
+    module, _, function = target.partition(":")
+    run: Callable[[OperationContext, Any], Record] = getattr(importlib.import_module(f"{__name__}.{module}"), function)
+    kind: type[Record] = get_type_hints(run)["options"]
+    try:
+        parsed = kind.model_validate(options)
+    except ValidationError as exc:
+        problem = exc.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise RequestError(f"{name}: option {where or 'value'}: {problem['msg']}.") from exc
+    return run(context, parsed)
