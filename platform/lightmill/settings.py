@@ -79,7 +79,12 @@ class Settings(BaseSettings):
     @property
     def base_url(self) -> str:
         """The platform's HTTP address, as clients use it."""
-        return (self.url or f"http://{self.host}:{self.http_port}").rstrip("/")
+        return (self.url or self.local_url).rstrip("/")
+
+    @property
+    def local_url(self) -> str:
+        """The platform's HTTP address on its own machine, which LIGHTMILL_URL does not change."""
+        return f"http://{self.host}:{self.http_port}"
 
     @property
     def keyring_path(self) -> Path:

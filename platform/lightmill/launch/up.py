@@ -91,7 +91,7 @@ def _ray_lives(state: PlatformState) -> bool:
 
 def _live(settings: Settings) -> bool:
     try:
-        answer = httpx.get(f"{settings.base_url}/v2/health/live", timeout=5.0, trust_env=False)
+        answer = httpx.get(f"{settings.local_url}/v2/health/live", timeout=5.0, trust_env=False)
         return answer.json() == {"live": True}
     except (httpx.HTTPError, ValueError):
         return False
@@ -198,7 +198,7 @@ def _wait_for_answer(settings: Settings) -> None:
         if _live(settings):
             return
         time.sleep(0.2)
-    raise UnavailableError(f"The control application does not answer at {settings.base_url}.")
+    raise UnavailableError(f"The control application does not answer at {settings.local_url}.")
 
 
 def _check_ports(settings: Settings, *, owns_ray: bool) -> None:
