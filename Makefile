@@ -1,5 +1,5 @@
 # make demo    set up, then the whole path on real input: ingest, train, register, deploy, predict
-# make test    set up, then the tests (no GPU, no network, about ten minutes on two cores)
+# make test    set up, then the tests (no GPU, no network, about fifteen minutes on two cores)
 # make check   ruff, pyright, import-linter
 # make bench   the benchmarks, one JSON object a line
 .DEFAULT_GOAL := help
@@ -29,10 +29,11 @@ demo: setup
 	@$(BIN)/lightmill demo examples/digits
 
 test: setup
-	@$(BIN)/pytest tests
+	@$(BIN)/pytest -n 2 tests/unit tests/contract tests/attacks
+	@$(BIN)/pytest tests/integration tests/e2e
 
 test-fast: setup
-	@$(BIN)/pytest tests/unit tests/contract tests/attacks
+	@$(BIN)/pytest -n 2 tests/unit tests/contract tests/attacks
 
 # Hosts made of network namespaces and a real `ray up`; needs root, iproute2, openssh-server and rsync.
 test-cluster: setup

@@ -79,7 +79,12 @@ class Settings(BaseSettings):
     @property
     def base_url(self) -> str:
         """The platform's HTTP address, as clients use it."""
-        return (self.url or f"http://{self.host}:{self.http_port}").rstrip("/")
+        return (self.url or self.local_url).rstrip("/")
+
+    @property
+    def local_url(self) -> str:
+        """The platform's HTTP address on its own machine, which LIGHTMILL_URL does not change."""
+        return f"http://{self.host}:{self.http_port}"
 
     @property
     def keyring_path(self) -> Path:
@@ -171,6 +176,8 @@ class Settings(BaseSettings):
             "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "300",
             # Train: a busy small machine needs longer to start workers.
             "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
+            # A machine of one's own is not preempted; the watcher is a process more for every run.
+            "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0" if self.loopback else "1",
             # The controller takes a report every poll; the default of 2 s would be the length of an epoch.
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
 import httpx
 import nbclient
@@ -143,7 +144,8 @@ def test_alias_moves_the_endpoint(platform: TestPlatform, client: Client) -> Non
             answer = http.post(f"{platform.url}/v2/models/digits/infer", json=body)
             assert answer.status_code == 200, answer.text
             seen.append(answer.json()["model_version"])
-            assert len(seen) < 200_000
+            time.sleep(0.01)  # a client of its own pace, so that the new replica gets a core to start on
+            assert len(seen) < 20_000
     assert seen[0] == str(before.seq)
     stale = platform.lightmill("models", "alias", "digits", "champion", "1", "--expect", "7", check=False)
     assert stale.code == 4

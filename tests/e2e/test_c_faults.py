@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -82,7 +83,22 @@ def test_what_can_never_be_placed_is_refused(client: Client, change: dict[str, o
         client.jobs.wait(client.jobs.train(quick("never", **change)).id)
 
 
-def test_killed_job_leaves_no_version(client: Client) -> None:
+def stored_blobs(platform: TestPlatform) -> set[Path]:
+    return {path for path in (platform.home / "store" / "b").rglob("*") if path.is_file()}
+
+
+@dataclass(frozen=True)
+class Killed:
+    """A training job that was killed, and what the same specification left when it ran again."""
+
+    versions_after_kill: list[str]
+    state: JobState
+    again: str
+    blobs: set[Path]
+
+
+@pytest.fixture(scope="module")
+def killed(platform: TestPlatform, client: Client) -> Killed:
     job = client.jobs.train(quick("killed", epochs=100_000))
     end = time.monotonic() + 120
     while not client.jobs.metrics(job.id):
@@ -98,10 +114,16 @@ def test_killed_job_leaves_no_version(client: Client) -> None:
         driver.kill()
     with pytest.raises(JobError):
         client.jobs.wait(job.id, timeout_s=60)
-    assert client.jobs.show(job.id).state is JobState.FAILED
-    assert "killed" not in [model.name for model in client.models.list()]
+    models, state = [model.name for model in client.models.list()], client.jobs.show(job.id).state
+    before = stored_blobs(platform)
     again = client.jobs.wait(client.jobs.train(quick("killed")).id)
-    assert again.result["model_version"] == "killed@1"
+    return Killed(models, state, str(again.result["model_version"]), stored_blobs(platform) - before)
+
+
+def test_killed_job_leaves_no_version(killed: Killed) -> None:
+    assert killed.state is JobState.FAILED
+    assert "killed" not in killed.versions_after_kill
+    assert killed.again == "killed@1"
 
 
 def _cmdline(process: psutil.Process) -> list[str]:
@@ -118,20 +140,17 @@ def test_cancelled_job(client: Client) -> None:
         client.jobs.wait(job.id)
 
 
-def test_one_flipped_byte_is_refused_by_name(platform: TestPlatform, client: Client) -> None:
+def test_one_flipped_byte_is_refused_by_name(client: Client, killed: Killed) -> None:
     """A version with a damaged blob never answers; the endpoint says which object it is."""
-    before = set((platform.home / "store" / "b").rglob("*"))
-    client.jobs.wait(client.jobs.train(quick("damaged")).id)
-    version = client.models.version("damaged@1").version
-    new = [path for path in (platform.home / "store" / "b").rglob("*") if path.is_file() and path not in before]
-    for path in new:
+    version = client.models.version(killed.again).version
+    for path in killed.blobs:
         path.chmod(0o600)
         data = bytearray(path.read_bytes())
         data[-1] ^= 1
         path.write_bytes(data)
     with pytest.raises(LightmillError) as refused:
-        client.endpoints.deploy({"name": "damaged", "model": "damaged@1"}, timeout_s=120)
-    assert any(path.name in str(refused.value) for path in new), (str(refused.value), version.id)
+        client.endpoints.deploy({"name": "damaged", "model": killed.again}, timeout_s=120)
+    assert any(path.name in str(refused.value) for path in killed.blobs), (str(refused.value), version.id)
     client.endpoints.delete("damaged")
 
 
@@ -142,14 +161,14 @@ def test_port_in_use(platform: TestPlatform, tmp_path: Path) -> None:
     assert not (tmp_path / "other" / "platform.json").exists()
 
 
-def test_endpoints_come_back_after_a_restart(platform: TestPlatform, client: Client) -> None:
+def test_endpoints_come_back_after_a_crash(platform: TestPlatform, client: Client) -> None:
+    """Ray is killed outright; the next `up` ends what is left of it, starts anew and brings the endpoints back."""
     before = client.endpoints.show("digits")
-    ended = platform.lightmill("down", "--json").json()["ended"]
-    assert ended > 5
-    assert platform.processes() == []
-    assert platform.lightmill("status", check=False).code == 7
-    assert platform.lightmill("down", check=False).code == 3
-    platform.lightmill("up")
+    victims = [p for p in platform.processes() if (_cmdline(p) or [""])[0].endswith(("/raylet", "/gcs_server"))]
+    assert len(victims) == 2
+    for process in victims:
+        process.kill()
+    assert platform.lightmill("up", "--json").json()["changed"] is True
     endpoint = client.endpoints.wait("digits")
     assert (endpoint.version, endpoint.revision) == (before.version, before.revision)
     rows = client.datasets.rows("digits@1", "test", limit=50)
@@ -158,16 +177,14 @@ def test_endpoints_come_back_after_a_restart(platform: TestPlatform, client: Cli
     assert right >= 45
 
 
-def test_killed_platform_is_cleaned_up_by_the_next_up(platform: TestPlatform, client: Client) -> None:
-    for process in platform.processes():
-        if any(word.endswith(("/raylet", "/gcs_server")) for word in _cmdline(process)[:1]):
-            process.kill()
-    platform.lightmill("up")
-    assert client.endpoints.wait("digits").state == "ready"
+def test_down_leaves_nothing(platform: TestPlatform) -> None:
+    assert platform.lightmill("down", "--json").json()["ended"] > 5
+    assert platform.processes() == []
+    assert platform.lightmill("status", check=False).code == 7
+    assert platform.lightmill("down", check=False).code == 3
 
 
 def test_wrong_key_ring_is_refused(platform: TestPlatform) -> None:
-    platform.lightmill("down")
     ring = platform.home / "keys" / "keyring.json"
     kept = ring.rename(ring.with_suffix(".kept"))
     refused = platform.lightmill("up", check=False)

@@ -127,6 +127,7 @@ class ControlLoop:
                     version=action.version,
                     replicas=action.replicas,
                     message=action.message,
+                    revision=action.revision,
                 )
 
     def _deploy(self, action: Deploy, keys: list[ApiKey]) -> None:

@@ -59,9 +59,10 @@ class Forget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observe:
-    """Write down what an endpoint does now."""
+    """Write down what an endpoint does now; `revision` is the one that was looked at."""
 
     name: str
+    revision: int
     state: EndpointState
     version: VersionId | None
     replicas: int
@@ -123,6 +124,7 @@ def reconcile(
 def _failed(entry: Wanted, seen: Seen | None, message: str) -> Observe:
     return Observe(
         name=entry.endpoint.name,
+        revision=entry.endpoint.revision,
         state=EndpointState.FAILED,
         version=entry.endpoint.version,
         replicas=seen.replicas if seen else 0,
@@ -136,6 +138,7 @@ def _observe(entry: Wanted, seen: Seen | None, current: bool) -> Observe:
         state = EndpointState.FAILED if seen is None else _STATES.get(seen.status, EndpointState.UNHEALTHY)
         return Observe(
             name=endpoint.name,
+            revision=endpoint.revision,
             state=state,
             version=endpoint.version,
             replicas=seen.replicas if seen else 0,
@@ -144,6 +147,7 @@ def _observe(entry: Wanted, seen: Seen | None, current: bool) -> Observe:
     if seen is None or not current:
         return Observe(
             name=endpoint.name,
+            revision=endpoint.revision,
             state=EndpointState.DEPLOYING,
             version=endpoint.version,
             replicas=seen.replicas if seen else 0,
@@ -153,6 +157,7 @@ def _observe(entry: Wanted, seen: Seen | None, current: bool) -> Observe:
     answers = entry.version if state is EndpointState.READY else endpoint.version
     return Observe(
         name=endpoint.name,
+        revision=endpoint.revision,
         state=state,
         version=answers,
         replicas=seen.replicas,

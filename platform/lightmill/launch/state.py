@@ -93,6 +93,14 @@ def _belongs(process: psutil.Process, state: PlatformState) -> bool:
         return False
 
 
+def command_of(process: psutil.Process) -> list[str]:
+    """Return a process's command line, empty when it has ended."""
+    try:
+        return process.cmdline()
+    except (psutil.Error, OSError):
+        return []
+
+
 def _names(argument: str, folder: str) -> bool:
     """Whether an argument is the folder, a path in it, or an option with such a value."""
     value = argument.rpartition("=")[2]

@@ -26,6 +26,7 @@ from lightmill.launch.haproxy import write_haproxy
 from lightmill.launch.state import (
     MARK_VARIABLE,
     PlatformState,
+    command_of,
     platform_processes,
     ray_folder,
     read_state,
@@ -38,6 +39,7 @@ RAY_START_S = 180
 CONTROL_START_S = 240
 ANSWER_S = 60.0
 KEPT_SESSIONS = 3
+RAY_NODE_PROGRAMS = {"gcs_server", "raylet"}
 Say = Callable[[str], None]
 
 
@@ -70,7 +72,7 @@ def up(settings: Settings, say: Say, *, ray_address: str | None = None) -> Joine
 
 def answers(settings: Settings, state: PlatformState) -> bool:
     """Whether the platform's processes live and its control API answers."""
-    if state.owns_ray and not platform_processes(state):
+    if state.owns_ray and not _ray_lives(state):
         return False
     end = time.monotonic() + (ANSWER_S if state.ready else 0.0)  # alive but busy is not dead
     while True:
@@ -81,9 +83,15 @@ def answers(settings: Settings, state: PlatformState) -> bool:
         time.sleep(0.5)
 
 
+def _ray_lives(state: PlatformState) -> bool:
+    """Whether the two processes that make a Ray node are there; without them HAProxy answers on for a while."""
+    programs = {Path(found[0]).name for found in map(command_of, platform_processes(state)) if found}
+    return programs >= RAY_NODE_PROGRAMS
+
+
 def _live(settings: Settings) -> bool:
     try:
-        answer = httpx.get(f"{settings.base_url}/v2/health/live", timeout=5.0, trust_env=False)
+        answer = httpx.get(f"{settings.local_url}/v2/health/live", timeout=5.0, trust_env=False)
         return answer.json() == {"live": True}
     except (httpx.HTTPError, ValueError):
         return False
@@ -190,7 +198,7 @@ def _wait_for_answer(settings: Settings) -> None:
         if _live(settings):
             return
         time.sleep(0.2)
-    raise UnavailableError(f"The control application does not answer at {settings.base_url}.")
+    raise UnavailableError(f"The control application does not answer at {settings.local_url}.")
 
 
 def _check_ports(settings: Settings, *, owns_ray: bool) -> None:

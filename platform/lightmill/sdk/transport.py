@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
-from lightmill.errors import LightmillError, UnavailableError, error_named
+from lightmill.errors import LightmillError, RequestError, UnavailableError, error_named
 
 API = "/api/v1"
 TIMEOUT_S = 60.0
@@ -26,13 +26,22 @@ class Transport:
     """Sends requests with the API key; safe to use from several threads."""
 
     def __init__(self, url: str, api_key: SecretStr) -> None:
+        """Open a connection to the platform at `url`.
+
+        Raises:
+            RequestError: `url` is none.
+        """
         self.url = url.rstrip("/")
+        try:
+            host = httpx.URL(self.url).host
+        except httpx.InvalidURL as exc:
+            raise RequestError(f"{url!r} is no URL of a platform ({exc}); correct LIGHTMILL_URL.") from exc
         self._client = httpx.Client(
             base_url=self.url,
             headers={"Authorization": f"Bearer {api_key.get_secret_value()}"},
             timeout=httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
             # A proxy for the world outside must not see what is said to this machine, the key least of all.
-            trust_env=httpx.URL(self.url).host not in ("127.0.0.1", "localhost", "::1"),
+            trust_env=host not in ("127.0.0.1", "localhost", "::1"),
         )
 
     def __repr__(self) -> str:

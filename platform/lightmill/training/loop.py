@@ -6,6 +6,7 @@ averages the gradients), the mean loss over all workers, accuracy on the validat
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Iterator
@@ -77,6 +78,8 @@ def run_epochs(config: LoopConfig) -> None:
         config.shard_bytes,
     )
     validation = read_validation(config, device) if rank == 0 else None
+    gc.collect()
+    gc.freeze()  # what is loaded now stays; the collector need not walk a million objects between steps
     for epoch in range(first, spec.epochs):
         metrics = train_epoch(module, optimizer, batches.epoch(epoch), device)
         if validation is None:

@@ -24,7 +24,7 @@ class ControlPlane:
         platform = open_platform(settings)
         self._catalog = platform.catalog
         jobs = Jobs(settings, platform.catalog)
-        serve = ServeAdapter(platform.location, settings.base_url, loopback=settings.loopback)
+        serve = ServeAdapter(platform.location, settings.local_url, loopback=settings.loopback)
         loop = ControlLoop(platform.catalog, platform.registry, serve, jobs)
         loop.begin()
         service = ControlService(settings, platform.catalog, platform.registry, platform.location, jobs, loop.wake)

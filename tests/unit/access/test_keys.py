@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from random import Random
 
 import pytest
 
@@ -9,9 +10,10 @@ from lightmill.access.keys import MAX_CACHED
 from lightmill.errors import AuthenticationError
 from lightmill.records.endpoints import ApiKey
 
-TEXT, KEY = mint_key("ci")
-OTHER_TEXT, OTHER = mint_key("laptop", role="reader")
-REVOKED_TEXT, REVOKED = mint_key("old")
+RANDOM = Random(7)
+TEXT, KEY = mint_key("ci", random=RANDOM.randbytes)
+OTHER_TEXT, OTHER = mint_key("laptop", role="reader", random=RANDOM.randbytes)
+REVOKED_TEXT, REVOKED = mint_key("old", random=RANDOM.randbytes)
 REVOKED = REVOKED.model_copy(update={"revoked": "2025-01-01T00:00:00.000Z"})
 
 
@@ -87,7 +89,7 @@ def tampered(text: str) -> str:
         (f"Bearer {tampered(TEXT)}", None, "does not know"),
         (f"Bearer {tampered(TEXT)}", OTHER_TEXT, "does not know"),
         (None, TEXT[:12] + OTHER_TEXT[12:], "does not know"),
-        (None, mint_key("stranger")[0], "does not know"),
+        (None, mint_key("stranger", random=RANDOM.randbytes)[0], "does not know"),
         (None, REVOKED_TEXT, "'old' was revoked at 2025"),
         (None, tampered(REVOKED_TEXT), "does not know"),
     ],

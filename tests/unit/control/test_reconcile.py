@@ -44,8 +44,15 @@ def deployed(entry: Wanted, keys: str = KEYS) -> dict[str, str]:
     return {"e": mark_of(entry, keys)}
 
 
-def observe(state: EndpointState, seq: int | None, replicas: int, message: str = "") -> Observe:
-    return Observe(name="e", state=state, version=version(seq) if seq else None, replicas=replicas, message=message)
+def observe(state: EndpointState, seq: int | None, replicas: int, message: str = "", revision: int = 1) -> Observe:
+    return Observe(
+        name="e",
+        revision=revision,
+        state=state,
+        version=version(seq) if seq else None,
+        replicas=replicas,
+        message=message,
+    )
 
 
 ONE = wanted()
@@ -121,7 +128,8 @@ def test_the_decision_for_what_is_wanted_and_seen(case: str) -> None:
 def test_a_change_rolls_the_endpoint_and_shows_the_old_version_until_the_new_answers(changed: Wanted) -> None:
     changed = Wanted(endpoint=changed.endpoint.model_copy(update={"version": version(1)}), version=changed.version)
     found = reconcile([changed], seen(), deployed(ONE), KEYS)
-    assert found == [Deploy(wanted=changed, mark=mark_of(changed, KEYS)), observe(EndpointState.DEPLOYING, 1, 1)]
+    looked = observe(EndpointState.DEPLOYING, 1, 1, revision=changed.endpoint.revision)
+    assert found == [Deploy(wanted=changed, mark=mark_of(changed, KEYS)), looked]
 
 
 def test_a_new_set_of_keys_is_deployed() -> None:
