@@ -76,7 +76,7 @@ class FaultyProxy:
         return sum(1 for found, _, _ in self.log if found == method)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError):
+        with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while (request := await _read(reader)) is not None:
                 if not await self._answer(request, writer):
                     break

@@ -83,12 +83,12 @@ def test_a_bad_answer_never_passes_for_a_good_one(scene: Scene, fault: str) -> N
             read()
 
 
-@pytest.mark.parametrize("fault", ["500", "503", "reset", "lost", "lost_500", "409", "short"])
+@pytest.mark.parametrize("fault", ["500", "503", "reset", "lost", "lost_500", "409"])
 def test_a_create_survives_a_fault_and_is_ours(scene: Scene, fault: str) -> None:
     scene.proxy.plan = each([fault, fault], "PUT")
     scene.store.create("a", DATA)
     assert scene.straight.get("a") == DATA
-    assert scene.proxy.faults[fault] >= 1
+    assert scene.proxy.faults == {fault: 2}
     with pytest.raises(ConflictError):
         scene.store.create("a", DATA)  # a second call with equal bytes had no lost attempt
 

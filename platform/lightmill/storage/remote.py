@@ -25,7 +25,7 @@ from lightmill.errors import ConflictError, IntegrityError, NotFoundError, Unava
 from lightmill.storage.address import RemoteAddress
 from lightmill.storage.port import BlobStore, check_name, check_prefix, check_range, too_short
 from lightmill.storage.requests import RequestMeter, StoreRequests
-from lightmill.storage.translation import CONFLICT, RangeError, status_of, translated
+from lightmill.storage.translation import CONFLICT, RangeError, opening, status_of, translated
 
 if TYPE_CHECKING:
     from obstore import GetResult
@@ -235,6 +235,9 @@ def open_remote(
     """Return the store at an address, without retries; no request is sent yet.
 
     The credentials come from the environment, where obstore looks for them (see `CREDENTIALS`).
+
+    Raises:
+        RequestError: When a variable of the environment is malformed or names a file that is not there.
     """
     limits = timeouts or Timeouts()
     client: Any = {
@@ -245,7 +248,9 @@ def open_remote(
     }
     retry: Any = {"max_retries": 0, "retry_timeout": timedelta(seconds=limits.total_s)}
     opener = {"s3": _open_s3, "gs": _open_gs, "az": _open_az}[address.scheme]
-    return RemoteStore(opener(address, client, retry), address, meter)
+    with opening(address):
+        store = opener(address, client, retry)
+    return RemoteStore(store, address, meter)
 
 
 def _open_s3(address: RemoteAddress, client: Any, retry: Any) -> ObjectStore:

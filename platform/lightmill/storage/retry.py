@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from lightmill.errors import ConflictError, NotFoundError, UnavailableError
-from lightmill.storage.port import BlobStore, check_name, check_prefix
+from lightmill.storage.port import BlobStore, check_prefix
 from lightmill.storage.requests import RequestMeter, StoreRequests
 
 if TYPE_CHECKING:
@@ -106,20 +106,21 @@ class RetryingStore(BlobStore):
 
     def create(self, name: str, data: Buffer) -> None:
         """Make an object; see the port. An earlier attempt of this call that got through counts as success."""
+        pauses = _Pauses(self)
         failed = False
-
-        def attempt() -> None:
-            nonlocal failed
+        while True:
             try:
-                self._inner.create(name, data)
-            except UnavailableError:
+                return self._inner.create(name, data)
+            except UnavailableError as exc:
                 failed = True
-                raise
+                pauses.wait(exc)
             except ConflictError:
-                if not (failed and self._holds(name, data)):
+                ours = self._holds(name, data) if failed else False
+                if ours:
+                    return None
+                if ours is False:
                     raise
-
-        self._repeat(attempt)
+                pauses.wait(UnavailableError(f"{name} is made and removed by somebody at {self.url}"))
 
     def get(self, name: str) -> bytes:
         """Return the whole object; see the port."""
@@ -158,19 +159,15 @@ class RetryingStore(BlobStore):
             except UnavailableError as exc:
                 pauses.wait(exc)
 
-    def _holds(self, name: str, data: Buffer) -> bool:
-        """Whether the stored object is these bytes.
-
-        Raises:
-            UnavailableError: When it vanished meanwhile, so that making it is worth another attempt.
-        """
-        check_name(name)
+    def _holds(self, name: str, data: Buffer) -> bool | None:
+        """Whether the stored object is these bytes, asked with retries of its own; None when it vanished meanwhile."""
+        view = memoryview(data)
         try:
-            if self._inner.head(name) != memoryview(data).nbytes:
+            if self.head(name) != view.nbytes:
                 return False
-            return memoryview(self._inner.get(name)) == _as_bytes(data)
-        except NotFoundError as exc:
-            raise UnavailableError(f"{name} was there and is gone again; somebody removes it") from exc
+            return memoryview(self.get(name)) == (view.cast("B") if view.nbytes else b"")
+        except NotFoundError:
+            return None
 
     def _repeat(self, call: Callable[[], T]) -> T:
         pauses = _Pauses(self)
@@ -201,8 +198,3 @@ class _Pauses:
             ) from error
         store._meter.retried()
         store._sleep(pause)
-
-
-def _as_bytes(data: Buffer) -> memoryview:
-    view = memoryview(data)
-    return view.cast("B") if view.nbytes else memoryview(b"")

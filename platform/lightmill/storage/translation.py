@@ -19,6 +19,8 @@ from lightmill.storage.address import RemoteAddress
 CONFLICT: Final = 409
 RANGE_NOT_SATISFIABLE: Final = 416
 _RETRIED_STATUSES: Final = (408, 409, 425, 429)
+_RETRIED_CODES: Final = ("RequestTimeout",)  # S3 sends it with status 400
+_REFUSED_CODES: Final = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")  # these too
 _NO_BUCKET: Final = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
 _METADATA_HOSTS: Final = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
 _STATUS: Final = re.compile(r"status code: (\d{3})")
@@ -60,6 +62,23 @@ def translated(address: RemoteAddress, name: str) -> Iterator[None]:
         raise _other(address, name, str(exc)) from _shown(exc)
 
 
+@contextmanager
+def opening(address: RemoteAddress) -> Iterator[None]:
+    """Turn what obstore says of its configuration into an error of the caller, without any value.
+
+    Raises:
+        RequestError: When an option or a variable of the environment is missing or malformed.
+    """
+    try:
+        yield
+    except (BaseError, OSError, ValueError) as exc:
+        reason = re.sub(r'"[^"]*"', '"..."', _shown(exc).args[0])
+        raise RequestError(
+            f"The store at {address.url} cannot be opened: {reason}. Correct its URL or the environment: "
+            f"{address.credentials}"
+        ) from None
+
+
 def status_of(error: BaseException | None) -> int | None:
     """Return the HTTP status that an error of obstore, or its shown cause, tells of."""
     found = _STATUS.search(str(error))
@@ -85,11 +104,13 @@ def _other(address: RemoteAddress, name: str, text: str) -> Exception:
         return RangeError(name)
     if any(host in text for host in _METADATA_HOSTS) and (status is None or status < 500):
         return _forbidden(address, name, "")
-    if status in (401, 403):
+    code = _CODE.search(text)
+    if status in (401, 403) or (code and code[1] in _REFUSED_CODES):
         return _forbidden(address, name, text)
     if any(code in text for code in _NO_BUCKET):
         return _absent(address, name, text)
-    if status is not None and status < 500 and status not in _RETRIED_STATUSES and not 200 <= status < 300:
+    passing = status is None or 200 <= status < 300 or status >= 500 or status in _RETRIED_STATUSES
+    if not passing and not (code and code[1] in _RETRIED_CODES):
         return RequestError(
             f"The store at {address.url} refuses {name} with status {status}{_code(text)}; correct its region, "
             "endpoint or addressing"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -106,6 +107,29 @@ def test_opening_asks_nobody_and_shows_no_secret(monkeypatch: pytest.MonkeyPatch
         assert repr(store) == f"RetryingStore(RemoteStore({text!r}))"
         for held in (store.__dict__, store._inner.__dict__):
             assert SECRET not in repr(held) and "aHVudGVyMi1" not in repr(held)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "reason"),
+    [
+        ("GOOGLE_SERVICE_ACCOUNT", "gs://bucket", "Unable to open service account file"),
+        ("GOOGLE_SERVICE_ACCOUNT_KEY", "gs://bucket", "Unable to decode service account"),
+        ("AZURE_STORAGE_ACCOUNT_KEY", "az://container?account=a", "Invalid Access Key"),
+        ("NOTHING", "az://container", "Account must be specified"),
+        ("AWS_SKIP_SIGNATURE", "s3://bucket", "failed to parse"),
+    ],
+)
+def test_a_malformed_environment_is_told_without_its_values(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str, reason: str
+) -> None:
+    pytest.importorskip("obstore", reason="obstore is not installed")
+    for name in [name for name in os.environ if name.startswith(("GOOGLE_", "AZURE_", "AWS_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv(variable, f"/{SECRET}!" if reason != "Unable to open service account file" else "/none.json")
+    with pytest.raises(RequestError, match=reason) as caught:
+        open_store(text)
+    assert "environment" in caught.value.message
+    assert SECRET not in f"{caught.value!r} {caught.value.__cause__!r}"
 
 
 def test_obstore_is_loaded_only_when_it_is_needed() -> None:
