@@ -37,7 +37,7 @@ def test_memory_is_new_each_time() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", "s3://bucket/x", "http://x/y", "file://host/a", "file://", "file:///a?b", "memory://x"]
+    "address", ["", "s4://bucket/x", "http://x/y", "file://host/a", "file://", "file:///a?b", "memory://x"]
 )
 def test_other_addresses_name_what_is_supported(address: str) -> None:
     with pytest.raises(RequestError, match="path"):

@@ -1,0 +1,173 @@
+"""The registry on a real S3 server, and on stores that fail: what one process publishes, another one loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightmill.catalog import Catalog
+from lightmill.errors import IntegrityError, UnavailableError
+from lightmill.records.references import AssetKind
+from lightmill.registry import Content, Registry, initialize_store
+from lightmill.settings import Settings
+from lightmill.storage import BlobStore, MemoryStore, RetryingStore, open_store
+from lightmill.vault import KeyRing
+from lightmill.wiring.bootstrap import bootstrap
+from lightmill.wiring.platform import open_platform
+from tests.faulty import FaultyStore, scripted, seeded
+from tests.faulty_proxy import faulty_proxy
+from tests.seaweed import SECRET_KEY, SeaweedServer
+from tests.unit.registry.world import MODEL, open_latest, publish, read, weights
+
+LOADER = """
+import json, sys
+from lightmill.records.references import AssetKind, parse_reference
+from lightmill.registry.opening import RegistryLocation
+from lightmill.registry.tensors import load_tensors
+url, ring = sys.argv[1:]
+registry = RegistryLocation(store_url=url, keyring_path=ring, workspace="default").open()
+version = registry.open(registry.resolve(AssetKind.MODEL, parse_reference("m@latest")))
+print(json.dumps({"seq": version.id.seq, **{name: tensor.tolist() for name, tensor in load_tensors(version).items()}}))
+"""
+
+
+def settings_on(url: str, folder: Path) -> Settings:
+    return Settings(home=folder / "home", store=url, catalog="", workspace="default")
+
+
+def test_what_one_process_publishes_to_s3_another_loads_with_key_ring_and_uri(
+    seaweed: SeaweedServer, tmp_path: Path
+) -> None:
+    settings = settings_on(seaweed.url(), tmp_path)
+    bootstrap(settings)
+    bootstrap(settings)  # safe to repeat
+    registry = open_platform(settings).registry
+    publish(registry)
+    publish(registry, state=weights(5))
+    (tmp_path / "elsewhere").mkdir()
+    ring = shutil.copy(settings.keyring_path, tmp_path / "elsewhere" / "ring.json")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", LOADER, settings.store_url, str(ring)],
+        capture_output=True, text=True, env=environment, cwd=tmp_path / "elsewhere", check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout) == {"seq": 2, **{name: tensor.tolist() for name, tensor in weights(5).items()}}
+    print(f"published by one process, loaded by another: {settings.store_url}")
+
+
+def test_a_deployment_on_s3_writes_no_secret_to_its_home(seaweed: SeaweedServer, tmp_path: Path) -> None:
+    settings = settings_on(seaweed.url(), tmp_path)
+    bootstrap(settings)
+    publish(open_platform(settings).registry)
+    files = [path for path in settings.home.rglob("*") if path.is_file()]
+    assert files and not [path for path in files if SECRET_KEY.encode() in path.read_bytes()]
+    assert not (settings.home / "store").exists()
+    with Catalog.open(settings.catalog_url) as catalog:
+        assert catalog.facts is not None
+    assert SECRET_KEY not in str(settings.node_environment())
+
+
+def test_a_key_ring_that_was_lost_is_missed_on_s3_too(seaweed: SeaweedServer, tmp_path: Path) -> None:
+    settings = settings_on(seaweed.url(), tmp_path)
+    bootstrap(settings)
+    publish(open_platform(settings).registry)
+    settings.keyring_path.unlink()
+    with pytest.raises(IntegrityError, match="Put the key ring back"):
+        bootstrap(settings)
+
+
+def new_registry(store: BlobStore, folder: Path) -> Registry:
+    return Registry(store, KeyRing.create(folder / "ring.json"), "default", initialize_store(store))
+
+
+def publish_files(registry: Registry, names: list[str]) -> dict[str, bytes]:
+    """Publish runs, four publishers at a time; return what each holds."""
+
+    def one(name: str) -> tuple[str, bytes]:
+        data = os.urandom(20_000)
+        draft = registry.begin(AssetKind.RUN, "r")
+        sealed = draft.seal_files({name: data})
+        registry.commit(draft, Content(files=sealed.files, blobs=sealed.blobs))
+        return name, data
+
+    with ThreadPoolExecutor(4) as pool:
+        return dict(pool.map(one, names))
+
+
+def check_whole(registry: Registry, expected: dict[str, bytes]) -> None:
+    """Every version is there, under numbers without gaps, with its bytes."""
+    assert registry.latest(AssetKind.RUN, "r") == len(expected)
+    found = {}
+    for seq in range(1, len(expected) + 1):
+        record = registry._log.commit(registry.mid(AssetKind.RUN, "r"), seq, what=str(seq))
+        id, _, manifest = registry._adopt(registry.mid(AssetKind.RUN, "r"), seq)
+        assert record[1] == id.digest
+        found |= {file.path: registry.open(id).read_file(file.path) for file in manifest.files}
+    assert found == expected
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_four_publishers_over_a_faulty_store_lose_nothing(seed: int, tmp_path: Path) -> None:
+    faulty = FaultyStore(MemoryStore(), seeded(seed, rate=0.4))
+    registry = new_registry(RetryingStore(faulty, sleep=lambda _: None), tmp_path)
+    expected = publish_files(registry, [f"f{i}" for i in range(16)])
+    check_whole(registry, expected)
+    print(f"seed {seed}: 16 versions by 4 publishers over {dict(faulty.faults)}")
+    assert sum(faulty.faults.values()) > 100
+
+
+def test_publishers_over_a_bad_network_lose_nothing(seaweed: SeaweedServer, tmp_path: Path) -> None:
+    chance = random.Random(8)
+    kinds = ["500", "503", "reset", "lost", "lost_500"]
+    with faulty_proxy(seaweed.port) as proxy:
+        store = open_store(seaweed.url(endpoint=proxy.endpoint))
+        registry = new_registry(store, tmp_path)
+        proxy.plan = lambda method, target: chance.choice(kinds) if chance.random() < 0.15 else ""
+        expected = publish_files(registry, [f"f{i}" for i in range(6)])
+        proxy.plan = lambda method, target: ""
+        check_whole(registry, expected)
+        print(f"6 versions by 4 publishers on S3 over {dict(proxy.faults)}; {store.requests}")  # type: ignore[attr-defined]
+        assert sum(proxy.faults.values()) >= 10
+
+
+def test_a_publisher_that_sees_stale_lists_takes_nobody_s_number(tmp_path: Path) -> None:
+    memory = MemoryStore()
+    publish_with = new_registry(memory, tmp_path)
+    faulty = FaultyStore(memory, scripted(["stale"] * 3, "list"), newest=40)
+    stale = Registry(faulty, publish_with.keyring, "default", publish_with.store_id)
+    publish(stale)
+    faulty._plan = scripted(["stale"] * 3, "list")
+    publish(stale, state=weights(1))
+    publish(publish_with, state=weights(2))
+    assert faulty.faults["stale"] == 6
+    assert publish_with.latest(MODEL, "m") == 3
+    assert torch.equal(read(publish_with, open_latest(publish_with).id)["weight"], weights(2)["weight"])
+
+
+@pytest.mark.parametrize("operation", ["get", "get_range", "read_into"])
+def test_short_data_never_passes_for_a_version(operation: str, tmp_path: Path) -> None:
+    memory = MemoryStore()
+    right = new_registry(memory, tmp_path)
+    id = publish(right, state=weights(3)).id
+    refused = 0
+    for nth in range(12):
+        plan = scripted([""] * nth + ["short"], operation)  # type: ignore[list-item]
+        faulty = FaultyStore(memory, plan)
+        registry = Registry(RetryingStore(faulty, sleep=lambda _: None), right.keyring, "default", right.store_id)
+        try:
+            found = read(registry, id)
+        except (IntegrityError, UnavailableError):
+            refused += 1
+        else:
+            assert torch.equal(found["weight"], weights(3)["weight"]) and not faulty.faults
+    assert refused >= 1
