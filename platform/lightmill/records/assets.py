@@ -213,6 +213,24 @@ class AliasEntry(Record):
     nonce: str
 
 
+class Tombstone(Record):
+    """The signed statement that a version was deleted: its record stays, its blobs may be collected.
+
+    `record` is the digest of the commit record, so that a tombstone counts for that one version only.
+    """
+
+    format: Literal[1] = 1
+    store: str
+    workspace: str
+    mid: str
+    seq: int
+    record: str
+    created: str
+    publisher: str
+    nonce: str
+    reason: str = ""
+
+
 class VersionSummary(Record):
     """A version as the catalog lists it: what people search and compare."""
 

@@ -1,0 +1,31 @@
+"""What a publisher owes to the collector when it names blobs that an earlier version wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lightmill.errors import NotFoundError
+from lightmill.registry.care.parallel import THREADS, each
+from lightmill.registry.names import blob_name
+from lightmill.storage import BlobStore
+
+
+def verify_reused(store: BlobStore, ids: Iterable[str], *, threads: int = THREADS) -> list[str]:
+    """Return those blobs, by id, that are no longer on the store; to be uploaded again.
+
+    A publisher that reuses blobs calls this after its commit and before its lease is released. Its lease
+    was taken before it looked at the version that it reuses from, so from then on a collector leaves those
+    blobs alone; what vanished did so before.
+
+    Raises:
+        UnavailableError: The store does not answer; a retry is allowed.
+    """
+
+    def missing(id: str) -> str | None:
+        try:
+            store.head(blob_name(id))
+        except NotFoundError:
+            return id
+        return None
+
+    return [id for id in each(missing, sorted(set(ids)), threads) if id]
