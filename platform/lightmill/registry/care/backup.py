@@ -8,6 +8,7 @@ ring; it carries the wrapped keys. It never holds leases, marks, quarantine or u
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,6 +34,17 @@ class _Count:
     verified: int = 0
     replaced: int = 0
     findings: list[Finding] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, *, copied: int | None = None, present: int = 0, verified: int = 0, replaced: int = 0) -> None:
+        """Count from any thread; `copied` is the size of an object that was copied."""
+        with self.lock:
+            if copied is not None:
+                self.copied += 1
+                self.copied_bytes += copied
+            self.present += present
+            self.verified += verified
+            self.replaced += replaced
 
 
 def backup(
@@ -196,7 +208,7 @@ class _Copy:
     def _object(self, name: str, there: bool) -> tuple[str, Problem | None]:
         """Copy one object, or read the copy that is there; return what was wrong with the source."""
         if there and is_whole(name, self._target.get(name)):
-            self.count.verified += 1
+            self.count.add(verified=1)
             return name, None
         try:
             data = self._source.get(name)
@@ -206,7 +218,7 @@ class _Copy:
             return name, Problem.DAMAGED
         if there:
             self._target.delete(name)
-            self.count.replaced += 1
+            self.count.add(replaced=1)
         self._put(name, data)
         return name, None
 
@@ -223,9 +235,7 @@ class _Copy:
                 f"Object {name} reads back from {self._target.url} as other bytes than were written; do not rely on "
                 "this target. Check its disk or service, then use another one."
             )
-        self.count.copied += 1
-        self.count.copied_bytes += len(data)
-        self.count.verified += 1
+        self.count.add(copied=len(data), verified=1)
 
     def _envelopes(self, versions: list[Version], there: set[str], verify_all: bool) -> None:
         def copy(version: Version) -> int:
@@ -280,7 +290,7 @@ class _Copy:
     def _small(self, name: str, there: set[str], verify_all: bool) -> bool:
         """Copy a record or envelope; whether the source has it. An object that differs is a finding."""
         if name in there and not verify_all:
-            self.count.present += 1
+            self.count.add(present=1)
             return True
         try:
             data = self._source.get(name)
@@ -289,8 +299,7 @@ class _Copy:
         if name not in there:
             self._put(name, data)
             return True
-        self.count.present += 1
-        self.count.verified += 1
+        self.count.add(present=1, verified=1)
         if self._target.get(name) != data:
             detail = "source and copy differ; check both, and repair the one that is damaged from the other"
             self.count.findings.append(Finding(problem=Problem.DAMAGED, object=name, detail=detail))

@@ -20,6 +20,7 @@ from lightmill.registry.care.digests import is_whole
 from lightmill.registry.care.ledger import Ledger
 from lightmill.registry.care.marks import Decision, Mark, Sight, decide
 from lightmill.registry.care.parallel import THREADS, each
+from lightmill.registry.care.quarantine import from_quarantine, to_quarantine
 from lightmill.registry.opening import read_store_id
 from lightmill.registry.signed import read_record
 from lightmill.storage import BlobStore
@@ -217,19 +218,7 @@ class Collector:
         return needed | {name for name, of in garbage.items() if of and (None in assets or of & assets)}
 
     def _quarantine(self, name: str) -> int:
-        """Copy an object to quarantine, durably, and return its size; 0 when it is gone already."""
-        kept = names.quarantine_name(name)
-        try:
-            data = self._store.get(name)
-        except NotFoundError:
-            return 0
-        try:
-            self._store.create(kept, data)
-        except ConflictError:
-            if self._store.get(kept) != data:  # an earlier copy was damaged
-                self._store.delete(kept)
-                self._store.create(kept, data)
-        return len(data)
+        return to_quarantine(self._store, name)
 
     def _restore(self, wanted: Iterable[str]) -> list[str]:
         return [name for name in wanted if from_quarantine(self._store, name)]
@@ -249,20 +238,3 @@ class Collector:
                 self._store.delete(names.quarantine_name(name))
         for mark in sorted(self._store.list(names.MARKS))[:-MARKS_KEPT]:
             self._store.delete(mark)
-
-
-def from_quarantine(store: BlobStore, name: str) -> bool:
-    """Put a collected object back where it was; return whether it is there now, whole by its digest.
-
-    Raises:
-        UnavailableError: The store does not answer.
-    """
-    try:
-        data = store.get(names.quarantine_name(name))
-    except NotFoundError:
-        return False
-    if not is_whole(name, data):
-        return False
-    with suppress(ConflictError):
-        store.create(name, data)
-    return True

@@ -8,11 +8,8 @@ record by digest. So nothing that an attacker adds makes an object look unneeded
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-
-from pydantic import ValidationError
 
 from lightmill.errors import IntegrityError, NotFoundError
 from lightmill.records.assets import CommitRecord, Tombstone
@@ -125,23 +122,22 @@ class Ledger:
         except NotFoundError:
             return None
         try:
-            record = _unverified(data, name)
+            payload, key_id = verify(data, COMMIT_TYPE, self._trusted, name=name)
+            record = read_record(CommitRecord, payload, RECORD_MAX_BYTES, name)
+            problem = self._misplaced(record, key_id, name)
         except IntegrityError as exc:
-            self._note(name, exc.message)
-            return None
-        problem = self._problem(data, name, record)
+            problem = exc.message
+            record = _unverified(data, name)
         if problem:
             self._note(name, problem)
         else:
             self.findings.pop(name, None)
+        if record is None:
+            return None
         digest = hashlib.sha256(data).hexdigest()
         return Version(mid=mid, seq=seq, name=name, digest=digest, record=record, problem=problem)
 
-    def _problem(self, data: bytes, name: str, record: CommitRecord) -> str:
-        try:
-            _, key_id = verify(data, COMMIT_TYPE, self._trusted, name=name)
-        except IntegrityError as exc:
-            return exc.message
+    def _misplaced(self, record: CommitRecord, key_id: str, name: str) -> str:
         if key_id != record.publisher:
             return f"{name} names another publisher than the one who signed it"
         if (record.store, record.mid, record.seq) != (self.store_id, *key_of(name)):
@@ -188,15 +184,11 @@ def _part(name: str) -> str:
     return parts[2] if len(parts) == 4 and parts[3].isdigit() else ""
 
 
-def _unverified(data: bytes, name: str) -> CommitRecord:
-    """Return what a commit record says, whoever signed it.
-
-    Raises:
-        IntegrityError: It cannot be read.
-    """
+def _unverified(data: bytes, name: str) -> CommitRecord | None:
+    """Return what a commit record says, whoever signed it; None when it cannot be read."""
     try:
         payload = parse_json(data, RECORD_MAX_BYTES * 2, name=name).get("payload")
         decoded = decode_base64(payload, name=name) if isinstance(payload, str) else b""
-        return CommitRecord.model_validate(parse_json(decoded, RECORD_MAX_BYTES, name=name))
-    except (ValidationError, json.JSONDecodeError):
-        raise IntegrityError(f"{name} is no commit record of this format; it is damaged") from None
+        return read_record(CommitRecord, decoded, RECORD_MAX_BYTES, name)
+    except IntegrityError:
+        return None

@@ -6,16 +6,17 @@ from collections.abc import Iterable
 
 from lightmill.errors import NotFoundError
 from lightmill.registry.care.parallel import THREADS, each
+from lightmill.registry.care.quarantine import from_quarantine
 from lightmill.registry.names import blob_name
 from lightmill.storage import BlobStore
 
 
 def verify_reused(store: BlobStore, ids: Iterable[str], *, threads: int = THREADS) -> list[str]:
-    """Return those blobs, by id, that are no longer on the store; to be uploaded again.
+    """Put reused blobs back that were collected, and return those, by id, that are gone for good.
 
     A publisher that reuses blobs calls this after its commit and before its lease is released. Its lease
     was taken before it looked at the version that it reuses from, so from then on a collector leaves those
-    blobs alone; what vanished did so before.
+    blobs alone; what vanished did so before, and lies in quarantine for a week.
 
     Raises:
         UnavailableError: The store does not answer; a retry is allowed.
@@ -25,7 +26,7 @@ def verify_reused(store: BlobStore, ids: Iterable[str], *, threads: int = THREAD
         try:
             store.head(blob_name(id))
         except NotFoundError:
-            return id
+            return None if from_quarantine(store, blob_name(id)) else id
         return None
 
     return [id for id in each(missing, sorted(set(ids)), threads) if id]
