@@ -103,14 +103,15 @@ class _Copy:
     def run(self, *, verify_all: bool, filling: bool) -> BackupReport:
         self._report(Progress(phase="list", unit="objects"))
         there = self._open_target()
-        moves = [name for name in self._source.list(names.RECORDS) if name.split("/")[2:3] in (["a"], ["t"])]
+        moves = [name for name in self._source.list(names.RECORDS) if name.split("/")[2:3] == ["a"]]
         self._ledger.refresh()  # after the moves: what an alias points at is then among the versions
         versions = self._wanted(there)
         self._same_history(there, moves, filling)
         self._objects(versions, there, verify_all)
         self._envelopes(versions, there, verify_all)
+        self._tombstones(there, verify_all)
         self._records(there, verify_all)
-        self._logs(moves, there, verify_all)
+        self._aliases(moves, there, verify_all)
         count = self.count
         return BackupReport(
             source=self._source.url,
@@ -167,7 +168,7 @@ class _Copy:
             IntegrityError: One side was rewritten, or the source has fewer entries than its own copy.
         """
         ours = _last_by_log([version.name for version in self._ledger.versions.values()])
-        ours |= _last_by_log(name for name in moves if name.split("/")[2] == "a")
+        ours |= _last_by_log(moves)
         for log, last in sorted(_last_by_log(n for n in there if n.split("/")[2:3] in (["v"], ["a"])).items()):
             found = ours.get(log, 0)
             if found < last and not filling:
@@ -247,6 +248,11 @@ class _Copy:
                 name = names.envelope_name(version.mid, version.seq, 0)
                 self._note(Problem.MISSING, name, (version,), "the source has no envelope for it")
 
+    def _tombstones(self, there: set[str], verify_all: bool) -> None:
+        """Copy what says that versions are deleted, before the records of versions that have no content."""
+        for mid, seq in sorted(self._ledger.tombstones):
+            self._small(names.tombstone_name(mid, seq), there, verify_all)
+
     def _records(self, there: set[str], verify_all: bool) -> None:
         """Copy the commit records of each asset in order, up to the first that does not hold."""
         for finding in [*self._ledger.findings.values(), *self._ledger.gaps()]:
@@ -262,18 +268,17 @@ class _Copy:
         for _ in each(chain, self._ledger.assets(), self._threads):
             pass
 
-    def _logs(self, moves: Iterable[str], there: set[str], verify_all: bool) -> None:
-        """Copy alias entries in order, up to the first that nobody trusted signed; and tombstones."""
+    def _aliases(self, moves: Iterable[str], there: set[str], verify_all: bool) -> None:
+        """Copy the entries of each alias in order, up to the first that nobody trusted signed."""
         logs: dict[str, list[str]] = {}
         for name in sorted(moves):
             logs.setdefault(name.rpartition("/")[0], []).append(name)
 
         def log(entries: list[str]) -> None:
             for name in entries:
-                if name.split("/")[2] == "a" and name not in there and not self._holds(name):
+                if name not in there and not self._holds(name):
                     return
-                if name not in self._ledger.findings:
-                    self._small(name, there, verify_all)
+                self._small(name, there, verify_all)
 
         for _ in each(log, [logs[key] for key in sorted(logs)], self._threads):
             pass

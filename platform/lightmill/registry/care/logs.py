@@ -28,9 +28,11 @@ def check_chains(ledger: Ledger) -> list[Finding]:
         if not version.problem and unlinked and (before or seq == 1):
             findings.append(_damaged(version.name, (str(version),), "it does not follow the record before it"))
     for (mid, seq), tombstone in sorted(ledger.tombstones.items()):
-        version = ledger.versions.get((mid, seq))
-        if version is None or version.digest != tombstone.record:
-            name = names.tombstone_name(mid, seq)
+        version, name = ledger.versions.get((mid, seq)), names.tombstone_name(mid, seq)
+        if version is None:
+            detail = "its record is not there: an unfinished copy, or a store that was rolled back"
+            findings.append(Finding(problem=Problem.ORPHANED, object=name, versions=(f"{mid}@{seq}",), detail=detail))
+        elif version.digest != tombstone.record:
             findings.append(_damaged(name, (f"{mid}@{seq}",), "it is for another record than the version's"))
     return findings
 
