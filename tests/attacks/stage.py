@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import random
+import secrets
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from lightmill.records.references import AssetKind
+from lightmill.errors import ConflictError
+from lightmill.records.assets import Tombstone
+from lightmill.records.base import now_iso
+from lightmill.records.references import AssetKind, VersionId
 from lightmill.registry import Content, Registry
+from lightmill.registry.names import tombstone_name
 from lightmill.storage import BlobStore, MemoryStore
+from lightmill.vault import TOMBSTONE_TYPE, KeyRing, canonical_json
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -153,3 +160,21 @@ def publish(registry: Registry, name: str, contents: dict[str, bytes]) -> str:
     draft = registry.begin(RUN, name)
     sealed = draft.seal_files(contents)
     return registry.commit(draft, Content(files=sealed.files, blobs=sealed.blobs)).id.digest
+
+
+def bury(store: BlobStore, ring: KeyRing, store_id: str, id: VersionId) -> None:
+    """Delete a version by signing its tombstone, whatever points at it."""
+    tombstone = Tombstone(
+        store=store_id,
+        workspace="default",
+        mid=ring.asset_id("default", id.kind, id.name),
+        seq=id.seq,
+        record=id.digest,
+        created=now_iso(),
+        publisher=ring.signer.key_id,
+        nonce=secrets.token_hex(16),
+        reason="a test",
+    )
+    signed = ring.signer.sign(canonical_json(tombstone.model_dump(mode="json")), TOMBSTONE_TYPE)
+    with suppress(ConflictError):
+        store.create(tombstone_name(tombstone.mid, id.seq), signed)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 
 import pytest
 
 from lightmill.errors import ConflictError, IntegrityError, NotFoundError, UnavailableError
-from lightmill.records.assets import CommitRecord, Tombstone
-from lightmill.records.references import Reference
+from lightmill.records.assets import CommitRecord
+from lightmill.records.references import Reference, VersionId
 from lightmill.registry import Content, Registry
 from lightmill.registry.care import CheckOptions, Collector, check, verify_reused
-from lightmill.registry.names import STORE_FILE, blob_name, manifest_name, quarantine_name
-from lightmill.registry.signed import SignedLog
+from lightmill.registry.names import STORE_FILE, blob_name, manifest_name, quarantine_name, record_name
 from lightmill.storage import BlobStore, MemoryStore
 from lightmill.vault import KeyRing, canonical_json, decode_base64
-from tests.attacks.stage import RUN, Clock, Hooked, Stage, files, publish
+from tests.attacks.stage import RUN, Clock, Hooked, Stage, bury, files, publish
 
 STORE_ID = "0" * 32
 NAMES = ("one", "two")
@@ -165,21 +165,9 @@ class Play:
     def deleting(self, name: str):
         def act(store: BlobStore) -> None:
             registry = self.registry(store)
-            log = SignedLog(store, self.ring, "default", STORE_ID)
             mid, seq = registry.mid(RUN, name), registry.latest(RUN, name)
-            _, digest = log.commit(mid, seq, what=name)
-            log.append_tombstone(
-                Tombstone(
-                    store=STORE_ID,
-                    workspace="default",
-                    mid=mid,
-                    seq=seq,
-                    record=digest,
-                    created=self.clock(),
-                    publisher=self.ring.signer.key_id,
-                    nonce=f"{self.random.getrandbits(128):032x}",
-                )
-            )
+            digest = hashlib.sha256(store.get(record_name(mid, seq))).hexdigest()
+            bury(store, self.ring, STORE_ID, VersionId(kind=RUN, name=name, seq=seq, digest=digest))
 
         return act
 

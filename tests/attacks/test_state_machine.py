@@ -19,16 +19,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from lightmill.catalog import Catalog
 from lightmill.errors import ConflictError, NotFoundError
-from lightmill.records.assets import Tombstone
-from lightmill.records.base import now_iso
 from lightmill.records.references import VersionId
 from lightmill.registry import Registry
 from lightmill.registry.care import CheckOptions, Collector, backup, check
-from lightmill.registry.names import STORE_FILE, envelope_name, envelopes_prefix, last_number
+from lightmill.registry.names import STORE_FILE, envelope_name, envelopes_prefix, last_number, tombstone_name
 from lightmill.registry.signed import SignedLog
 from lightmill.storage import BlobStore, MemoryStore
 from lightmill.vault import KeyRing, rewrap_envelope
-from tests.attacks.stage import RUN, Clock, Crash, CrashAt, Hooked, files, publish
+from tests.attacks.stage import RUN, Clock, Crash, CrashAt, Hooked, bury, files, publish
 from tests.attacks.test_collection import STORE_ID, new_store
 
 WRITERS = 4
@@ -181,25 +179,11 @@ class RegistryMachine(RuleBasedStateMachine):
             return
         seq = there[pick % len(there)]
         mid = self.registry().mid(RUN, name)
-        tombstone = Tombstone(
-            store=STORE_ID,
-            workspace="default",
-            mid=mid,
-            seq=seq,
-            record=asset.versions[seq - 1][0],
-            created=now_iso(),
-            publisher=self.ring.signer.key_id,
-            nonce=secrets.token_hex(16),
-        )
-        ended = self.attempt(
-            "delete",
-            writer,
-            lambda me: SignedLog(me.store, self.ring, "default", STORE_ID).append_tombstone(tombstone),
-            crash,
-        )
-        found = SignedLog(self.store, self.ring, "default", STORE_ID).tombstones(mid)
-        assert seq in found or not ended
-        if seq in found:
+        id = VersionId(kind=RUN, name=name, seq=seq, digest=asset.versions[seq - 1][0])
+        ended = self.attempt("delete", writer, lambda me: bury(me.store, self.ring, STORE_ID, id), crash)
+        found = tombstone_name(mid, seq) in set(self.store.list("r/"))
+        assert found or not ended
+        if found:
             asset.deleted.add(seq)
 
     @rule(writer=writers, hours=st.sampled_from([0, 5, 25, 200]), crash=crashes)
@@ -257,7 +241,7 @@ class RegistryMachine(RuleBasedStateMachine):
             for name, asset in self.model.items():
                 mid = self.registry().mid(RUN, name)
                 alive = set(range(1, len(asset.versions) + 1)) - asset.deleted
-                assert alive <= catalog.versions.recorded(mid) <= set(range(1, len(asset.versions) + 1))
+                assert alive <= set(catalog.versions.recorded(mid)) <= set(range(1, len(asset.versions) + 1))
                 for alias, seq in asset.aliases.items():
                     mark = catalog.marks.get(mid, f"a/{alias}")
                     assert mark is not None and self.registry().aliases(RUN, name)[alias] == seq

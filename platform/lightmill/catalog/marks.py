@@ -6,8 +6,6 @@ A store that shows less than its mark was rolled back. `stream` is "v" for the v
 
 from __future__ import annotations
 
-import builtins
-
 from sqlalchemy import select
 
 from lightmill.catalog.database import Database, insert_into
@@ -53,9 +51,7 @@ class Marks:
             found = connection.execute(query).one_or_none()
         return None if found is None else (found.number, found.digest)
 
-    def list(self) -> builtins.list[tuple[str, str, int, str]]:
-        """Return all marks as (asset id, stream, number, digest), sorted."""
-        query = select(marks.c.mid, marks.c.stream, marks.c.number, marks.c.digest)
+    def all(self) -> dict[tuple[str, str], tuple[int, str]]:
+        """Return every mark by asset and stream."""
         with self._database.read() as connection:
-            rows = connection.execute(query.order_by(marks.c.mid, marks.c.stream)).all()
-        return [(row.mid, row.stream, row.number, row.digest) for row in rows]
+            return {(row.mid, row.stream): (row.number, row.digest) for row in connection.execute(select(marks))}

@@ -214,9 +214,9 @@ class AliasEntry(Record):
 
 
 class Tombstone(Record):
-    """The signed statement that a version was deleted: its record stays, its blobs may be collected.
+    """The signed statement that a version is deleted; it is never taken back, and the number never used again.
 
-    `record` is the digest of the commit record, so that a tombstone counts for that one version only.
+    `record` is the digest of the version's commit record. `reason` is readable by whoever reads the store.
     """
 
     format: Literal[1] = 1
@@ -228,7 +228,7 @@ class Tombstone(Record):
     created: str
     publisher: str
     nonce: str
-    reason: str = ""
+    reason: str
 
 
 class VersionSummary(Record):

@@ -62,8 +62,18 @@ def tombstones_prefix(mid: str) -> str:
 
 
 def tombstone_name(mid: str, seq: int) -> str:
-    """Return the name of the tombstone of a version."""
+    """Return the name of the tombstone of a deleted version."""
     return f"{tombstones_prefix(mid)}{seq:010d}"
+
+
+def annotations_prefix(mid: str) -> str:
+    """Return the folder of an asset's annotation log."""
+    return f"{RECORDS}{mid}/k/"
+
+
+def annotation_name(mid: str, n: int) -> str:
+    """Return the name of an annotation log entry."""
+    return f"{annotations_prefix(mid)}{n:010d}"
 
 
 def lease_name(publish_id: str) -> str:

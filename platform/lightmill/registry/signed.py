@@ -8,14 +8,14 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from lightmill.errors import ConflictError, IntegrityError, NotFoundError
-from lightmill.records.assets import AliasEntry, CommitRecord, Tombstone
+from lightmill.records.assets import AliasEntry, CommitRecord
 from lightmill.records.base import Record
 from lightmill.registry import names
 from lightmill.storage import BlobStore
-from lightmill.vault import ALIAS_TYPE, COMMIT_TYPE, TOMBSTONE_TYPE, KeyRing, canonical_json, parse_json, verify
+from lightmill.vault import ALIAS_TYPE, COMMIT_TYPE, KeyRing, canonical_json, parse_json, verify
 
 RECORD_MAX_BYTES = 16 << 20
-EntryT = TypeVar("EntryT", CommitRecord, AliasEntry, Tombstone)
+EntryT = TypeVar("EntryT", CommitRecord, AliasEntry)
 RecordT = TypeVar("RecordT", bound=Record)
 
 
@@ -88,16 +88,6 @@ class SignedLog:
         self._check_parent(names.alias_name(mid, alias, n - 1) if n > 1 else None, entry.parent, what)
         return entry, digest
 
-    def tombstones(self, mid: str) -> dict[int, Tombstone]:
-        """Return the verified tombstones of an asset by version number; errors as `commit`."""
-        found: dict[int, Tombstone] = {}
-        for name in self._store.list(names.tombstones_prefix(mid)):
-            seq, what = names.last_number(name), f"the deletion of {mid}@{names.last_number(name)}"
-            entry, _ = self._read(name, TOMBSTONE_TYPE, Tombstone, what)
-            self._check_place(entry, (mid, seq), (entry.mid, entry.seq), what)
-            found[seq] = entry
-        return found
-
     def append_commit(self, record: CommitRecord) -> str | None:
         """Create a commit record; return its digest, or None if another publisher took the number."""
         return self._append(names.record_name(record.mid, record.seq), COMMIT_TYPE, record)
@@ -106,11 +96,7 @@ class SignedLog:
         """Create an alias entry; return its digest, or None if somebody else moved the alias first."""
         return self._append(names.alias_name(entry.mid, entry.alias, entry.n), ALIAS_TYPE, entry)
 
-    def append_tombstone(self, entry: Tombstone) -> str | None:
-        """Create a tombstone; return its digest, or None if somebody else deleted the version first."""
-        return self._append(names.tombstone_name(entry.mid, entry.seq), TOMBSTONE_TYPE, entry)
-
-    def _append(self, name: str, payload_type: str, entry: CommitRecord | AliasEntry | Tombstone) -> str | None:
+    def _append(self, name: str, payload_type: str, entry: CommitRecord | AliasEntry) -> str | None:
         data = self._keyring.signer.sign(canonical_json(entry.model_dump(mode="json")), payload_type)
         try:
             self._store.create(name, data)
@@ -133,7 +119,7 @@ class SignedLog:
 
     def _check_place(
         self,
-        entry: CommitRecord | AliasEntry | Tombstone,
+        entry: CommitRecord | AliasEntry,
         asked: tuple[object, ...],
         found: tuple[object, ...],
         what: str,

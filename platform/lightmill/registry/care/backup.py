@@ -19,11 +19,10 @@ from lightmill.records.jobs import Progress
 from lightmill.registry import names
 from lightmill.registry.care.digests import is_whole
 from lightmill.registry.care.ledger import Ledger, Version
-from lightmill.registry.care.logs import needed_by
+from lightmill.registry.care.logs import needed_by, part_of, read_entry
 from lightmill.registry.care.parallel import THREADS, each
 from lightmill.registry.opening import read_store_id
 from lightmill.storage import BlobStore
-from lightmill.vault import ALIAS_TYPE, verify
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,15 +102,15 @@ class _Copy:
     def run(self, *, verify_all: bool, filling: bool) -> BackupReport:
         self._report(Progress(phase="list", unit="objects"))
         there = self._open_target()
-        moves = [name for name in self._source.list(names.RECORDS) if name.split("/")[2:3] == ["a"]]
-        self._ledger.refresh()  # after the moves: what an alias points at is then among the versions
+        moves = [name for name in self._source.list(names.RECORDS) if part_of(name) in ("a", "k")]
+        self._ledger.refresh()  # after the moves: what they point at is then among the versions
         versions = self._wanted(there)
         self._same_history(there, moves, filling)
         self._objects(versions, there, verify_all)
         self._envelopes(versions, there, verify_all)
         self._tombstones(there, verify_all)
         self._records(there, verify_all)
-        self._aliases(moves, there, verify_all)
+        self._logs(moves, there, verify_all)
         count = self.count
         return BackupReport(
             source=self._source.url,
@@ -155,7 +154,7 @@ class _Copy:
     def _wanted(self, there: set[str]) -> list[Version]:
         """Return the versions to copy whole: those that neither side knows as deleted."""
         alive = self._ledger.alive()
-        if not any(name.split("/")[2:3] == ["t"] for name in there if name.startswith(names.RECORDS)):
+        if not any(part_of(name) == "t" for name in there):
             return alive
         other = Ledger(self._target, self._trusted, self._ledger.store_id, threads=self._threads)
         other.refresh()
@@ -169,7 +168,7 @@ class _Copy:
         """
         ours = _last_by_log([version.name for version in self._ledger.versions.values()])
         ours |= _last_by_log(moves)
-        for log, last in sorted(_last_by_log(n for n in there if n.split("/")[2:3] in (["v"], ["a"])).items()):
+        for log, last in sorted(_last_by_log(n for n in there if part_of(n) in ("v", "a", "k")).items()):
             found = ours.get(log, 0)
             if found < last and not filling:
                 raise IntegrityError(
@@ -268,8 +267,8 @@ class _Copy:
         for _ in each(chain, self._ledger.assets(), self._threads):
             pass
 
-    def _aliases(self, moves: Iterable[str], there: set[str], verify_all: bool) -> None:
-        """Copy the entries of each alias in order, up to the first that nobody trusted signed."""
+    def _logs(self, moves: Iterable[str], there: set[str], verify_all: bool) -> None:
+        """Copy the entries of aliases and annotations in order, up to the first that nobody trusted signed."""
         logs: dict[str, list[str]] = {}
         for name in sorted(moves):
             logs.setdefault(name.rpartition("/")[0], []).append(name)
@@ -285,7 +284,7 @@ class _Copy:
 
     def _holds(self, name: str) -> bool:
         try:
-            verify(self._source.get(name), ALIAS_TYPE, self._trusted, name=name)
+            read_entry(self._source.get(name), name, self._trusted, self._ledger.store_id)
         except IntegrityError as exc:
             finding = Finding(problem=Problem.DAMAGED, object=name, versions=(name.split("/")[1],), detail=exc.message)
             self.count.findings.append(finding)

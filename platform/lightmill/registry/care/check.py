@@ -22,9 +22,9 @@ from lightmill.registry import names
 from lightmill.registry.care.digests import digest_of
 from lightmill.registry.care.keyed import Opened, check_segments, open_version
 from lightmill.registry.care.ledger import Key, Ledger, Version
-from lightmill.registry.care.logs import check_aliases, check_chains, envelopes_of, needed_by
+from lightmill.registry.care.logs import check_chains, check_logs, envelopes_of, needed_by
 from lightmill.registry.care.parallel import THREADS, each
-from lightmill.registry.care.rollback import Watermark, rolled_back
+from lightmill.registry.care.rollback import Watermarks, rolled_back
 from lightmill.registry.opening import read_store_id
 from lightmill.storage import BlobStore
 from lightmill.vault import KeyRing, parse_json
@@ -32,7 +32,7 @@ from lightmill.vault import KeyRing, parse_json
 ENVELOPE_MAX_BYTES = 64 << 10
 PART_BYTES = 16 << 20
 _OURS = re.compile(
-    r"lightmill\.json|(?:q/)?[bm]/[0-9a-f]{2}/[0-9a-f]{64}|r/[a-z2-7]{26}/(?:[vt]/[0-9]{10}|e/[0-9]{10}/[0-9]{6}"
+    r"lightmill\.json|(?:q/)?[bm]/[0-9a-f]{2}/[0-9a-f]{64}|r/[a-z2-7]{26}/(?:[vkt]/[0-9]{10}|e/[0-9]{10}/[0-9]{6}"
     r"|a/[a-z][a-z0-9_-]{0,31}/[0-9]{10})|l/[0-9a-f]{32}|g/[0-9]{10}|probe/[0-9a-f]{32}"
 )
 
@@ -51,7 +51,7 @@ class Options:
     """
 
     keyring: KeyRing | None = None
-    marks: Iterable[Watermark] | None = None
+    marks: Watermarks | None = None
     sample: float = 100.0
     seed: int = 0
     threads: int = THREADS
@@ -87,12 +87,10 @@ class _Check:
     def run(self) -> CheckReport:
         self._tell("records", 0, 0)
         listed = list(self._ledger.refresh())
-        marks = None if self._options.marks is None else list(self._options.marks)
-        aliases, problems = check_aliases(
-            self._store, self._trusted, self._ledger, listed, threads=self._options.threads
-        )
+        marks = self._options.marks
+        aliases, problems = check_logs(self._store, self._trusted, self._ledger, listed, threads=self._options.threads)
         self._findings += [*check_chains(self._ledger), *problems]
-        self._findings += rolled_back(self._store, marks or (), threads=self._options.threads)
+        self._findings += rolled_back(self._store, marks or {}, threads=self._options.threads)
         self._envelopes(listed)
         present = [name for name in self._store.list("") if not name.startswith(names.RECORDS)]
         read = self._objects(present)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from lightmill.errors import IntegrityError, NotFoundError
-from lightmill.records.assets import AliasEntry
 from lightmill.records.care import Finding, Problem
 from lightmill.registry import names
 from lightmill.registry.care.ledger import Ledger, Version
 from lightmill.registry.care.parallel import THREADS, each
-from lightmill.registry.signed import RECORD_MAX_BYTES, read_record
+from lightmill.registry.signed import RECORD_MAX_BYTES
 from lightmill.storage import BlobStore
-from lightmill.vault import ALIAS_TYPE, verify
+from lightmill.vault import ALIAS_TYPE, COMMIT_TYPE, TOMBSTONE_TYPE, parse_json, verify
 
+ANNOTATION_TYPE = "application/vnd.lightmill.annotation+json"
+_TYPES = {"v": COMMIT_TYPE, "a": ALIAS_TYPE, "k": ANNOTATION_TYPE, "t": TOMBSTONE_TYPE}
 _DIGITS = re.compile(r"[0-9]{10}")
 
 
@@ -37,61 +39,84 @@ def check_chains(ledger: Ledger) -> list[Finding]:
     return findings
 
 
-def check_aliases(
+def check_logs(
     store: BlobStore, trusted: Mapping[str, bytes], ledger: Ledger, listed: Iterable[str], *, threads: int = THREADS
 ) -> tuple[int, list[Finding]]:
-    """Check every entry of every alias log; return how many aliases there are, and the findings."""
-    logs: dict[tuple[str, str], dict[int, str]] = {}
+    """Check every entry of the logs of aliases and annotations; return how many aliases there are, and findings."""
+    logs: dict[str, dict[int, str]] = {}
     for name in listed:
-        parts = name.split("/")
-        if len(parts) == 5 and parts[2] == "a" and _DIGITS.fullmatch(parts[4]):
-            logs.setdefault((parts[1], parts[3]), {})[int(parts[4])] = name
+        folder, _, number = name.rpartition("/")
+        if part_of(name) in ("a", "k") and _DIGITS.fullmatch(number):
+            logs.setdefault(folder, {})[int(number)] = name
 
-    def check(log: tuple[str, str]) -> list[Finding]:
-        return _check_alias(store, trusted, ledger, *log, logs[log])
+    def check(folder: str) -> list[Finding]:
+        return _check_log(store, trusted, ledger, folder, logs[folder])
 
-    return len(logs), [finding for found in each(check, sorted(logs), threads) for finding in found]
+    findings = [finding for found in each(check, sorted(logs), threads) for finding in found]
+    return sum(part_of(folder) == "a" for folder in logs), findings
 
 
-def _check_alias(
-    store: BlobStore, trusted: Mapping[str, bytes], ledger: Ledger, mid: str, alias: str, entries: dict[int, str]
+def _check_log(
+    store: BlobStore, trusted: Mapping[str, bytes], ledger: Ledger, folder: str, entries: dict[int, str]
 ) -> list[Finding]:
+    _, mid, *stream = folder.split("/")
+    what = (f"{mid}@{stream[-1]}" if stream[0] == "a" else mid,)
     findings: list[Finding] = []
     parent: str | None = None
+    known = True
     for n in range(1, max(entries) + 1):
-        name, what = names.alias_name(mid, alias, n), (f"{mid}@{alias}",)
+        name = f"{folder}/{n:010d}"
         try:
             data = store.get(name)
         except NotFoundError:
             detail = "a later entry exists" if n not in entries else "it was listed and is gone"
             findings.append(Finding(problem=Problem.MISSING, object=name, versions=what, detail=detail))
-            parent = "unknown"
+            known = False
             continue
         try:
-            _check_entry(data, trusted, ledger, (mid, alias, n), name, parent)
+            entry = read_entry(data, name, trusted, ledger.store_id)
+            _check_links(entry, name, ledger, parent if known else entry.get("parent"))
         except IntegrityError as exc:
             findings.append(_damaged(name, what, exc.message))
-        parent = hashlib.sha256(data).hexdigest()
+        parent, known = hashlib.sha256(data).hexdigest(), True
     return findings
 
 
-def _check_entry(
-    data: bytes,
-    trusted: Mapping[str, bytes],
-    ledger: Ledger,
-    place: tuple[str, str, int],
-    name: str,
-    parent: str | None,
-) -> None:
-    payload, key_id = verify(data, ALIAS_TYPE, trusted, name=name)
-    entry = read_record(AliasEntry, payload, RECORD_MAX_BYTES, name)
-    if (entry.mid, entry.alias, entry.n, entry.publisher, entry.store) != (*place, key_id, ledger.store_id):
-        raise IntegrityError(f"{name} belongs to another place; it was copied or swapped")
-    if parent != "unknown" and entry.parent != parent:
+def _check_links(entry: Mapping[str, Any], name: str, ledger: Ledger, parent: str | None) -> None:
+    if entry.get("parent") != parent:
         raise IntegrityError(f"{name} does not follow the entry before it")
-    version = ledger.versions.get((entry.mid, entry.seq))
-    if version is not None and version.digest != entry.record:
-        raise IntegrityError(f"{name} points at another record than that of {version}")
+    version = ledger.versions.get((entry["mid"], entry.get("seq", 0)))
+    if version is not None and version.digest != entry.get("record"):
+        raise IntegrityError(f"{name} names another record than that of {version}")
+
+
+def read_entry(data: bytes, name: str, trusted: Mapping[str, bytes], store_id: str) -> dict[str, Any]:
+    """Return what a record says, if somebody trusted signed it for the place that its name is.
+
+    Raises:
+        IntegrityError: Nobody did.
+    """
+    part = part_of(name)
+    payload, key_id = verify(data, _TYPES[part], trusted, name=name)
+    entry = parse_json(payload, RECORD_MAX_BYTES, name=name)
+    _, mid, *stream, _ = name.split("/")
+    number = entry.get("seq" if part in ("v", "t") else "n")
+    place = (entry.get("store"), entry.get("mid"), number, entry.get("publisher"))
+    alias = entry.get("alias") if part == "a" else None
+    if place != (store_id, mid, names.last_number(name), key_id) or (part == "a" and stream[-1] != alias):
+        raise IntegrityError(f"{name} belongs to another place; it was copied or swapped")
+    return entry
+
+
+def is_record(name: str) -> bool:
+    """Whether an object of this name is signed."""
+    return part_of(name) in _TYPES
+
+
+def part_of(name: str) -> str:
+    """Return which folder of an asset a name lies in: v, e, a, k or t; empty when it is no record's name."""
+    parts = name.split("/")
+    return parts[2] if name.startswith(names.RECORDS) and len(parts) > 3 else ""
 
 
 def envelopes_of(listed: Iterable[str]) -> dict[tuple[str, int], list[str]]:

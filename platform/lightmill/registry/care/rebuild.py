@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from lightmill.errors import ConflictError
 from lightmill.records.care import RebuildReport
-from lightmill.registry import names
 from lightmill.registry.care.ledger import Ledger
+from lightmill.registry.care.logs import part_of
 from lightmill.registry.registry import Registry
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def rebuild(registry: Registry, catalog: Catalog, *, filling: bool = False) -> R
         IntegrityError: The key ring is not the store's.
         UnavailableError: Store or catalog do not answer; run it again.
     """
-    if not filling and catalog.marks.list():
+    if not filling and catalog.marks.all():
         raise ConflictError(
             f"The catalog {catalog.url} lists versions already and was left as it is; rebuild an empty one, or add "
             "what is lacking with `lightmill registry repair`."
@@ -39,14 +39,11 @@ def rebuild(registry: Registry, catalog: Catalog, *, filling: bool = False) -> R
     ledger = Ledger(registry.store, registry.keyring.trusted, registry.store_id)
     listed = ledger.refresh()
     recorded = {mid: catalog.versions.recorded(mid) for mid in ledger.assets()}
-    aliases = {tuple(name.split("/")[1:4:2]) for name in listed if name.split("/")[2:3] == ["a"]}
+    aliases = {(name.split("/")[1], name.split("/")[3]) for name in listed if part_of(name) == "a"}
+    alive = sorted(ledger.alive(), key=lambda version: (version.mid, version.seq))
     return RebuildReport(
         assets=sum(bool(found) for found in recorded.values()),
-        versions=sum(map(len, recorded.values())),
+        versions=sum(version.seq in recorded[version.mid] for version in alive),
         aliases=sum(catalog.marks.get(mid, f"a/{alias}") is not None for mid, alias in aliases),
-        unreadable=tuple(
-            names.record_name(version.mid, version.seq)
-            for version in sorted(ledger.alive(), key=lambda v: (v.mid, v.seq))
-            if version.seq not in recorded[version.mid]
-        ),
+        unreadable=tuple(version.name for version in alive if version.seq not in recorded[version.mid]),
     )

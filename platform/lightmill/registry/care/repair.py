@@ -7,25 +7,22 @@ was there: a blob by its digest, a record by its signature, place and chain, an 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from lightmill.errors import ConflictError, IntegrityError, NotFoundError, RequestError
-from lightmill.records.assets import AliasEntry, CommitRecord, Tombstone
 from lightmill.records.care import Finding, Repair, RepairReport
 from lightmill.records.jobs import Progress
 from lightmill.registry import names
 from lightmill.registry.care.check import Options, check
 from lightmill.registry.care.digests import digest_of, is_whole
 from lightmill.registry.care.ledger import Ledger
+from lightmill.registry.care.logs import is_record, part_of, read_entry
 from lightmill.registry.care.parallel import THREADS
-from lightmill.registry.care.rollback import Watermark
+from lightmill.registry.care.rollback import Watermarks
 from lightmill.registry.opening import read_store_id
-from lightmill.registry.signed import RECORD_MAX_BYTES, read_record
 from lightmill.storage import BlobStore
-from lightmill.vault import ALIAS_TYPE, COMMIT_TYPE, TOMBSTONE_TYPE, KeyRing, open_envelope, verify
-
-_SIGNED = {"v": (COMMIT_TYPE, CommitRecord), "a": (ALIAS_TYPE, AliasEntry), "t": (TOMBSTONE_TYPE, Tombstone)}
+from lightmill.vault import KeyRing, open_envelope
 
 
 def repair(
@@ -33,7 +30,7 @@ def repair(
     keyring: KeyRing,
     sources: Sequence[BlobStore] = (),
     *,
-    marks: Iterable[Watermark] | None = None,
+    marks: Watermarks | None = None,
     threads: int = THREADS,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> RepairReport:
@@ -53,7 +50,7 @@ def repair(
     """
     _store_file(store, sources)
     work = _Repair(store, keyring, sources)
-    options = Options(keyring=keyring, marks=None if marks is None else list(marks), threads=threads, report=report)
+    options = Options(keyring=keyring, marks=marks, threads=threads, report=report)
     repaired: dict[str, Repair] = {}
     while True:
         harmful = check(store, keyring.trusted, options).harmful
@@ -108,7 +105,7 @@ class _Repair:
         for source in self._sources:
             with suppress(NotFoundError):
                 yield name, source.url, source.get(name)
-            if name.split("/")[2:3] == ["e"]:  # after a rotation a copy may hold another number of it
+            if part_of(name) == "e":  # after a rotation a copy may hold another number of it
                 for other in sorted(source.list(name.rpartition("/")[0] + "/"), reverse=True):
                     if other != name and other not in set(self._store.list(other)):
                         yield other, source.url, source.get(other)
@@ -116,11 +113,10 @@ class _Repair:
     def _is_right(self, name: str, data: bytes) -> bool:
         if digest_of(name):
             return is_whole(name, data)
-        parts = name.split("/")
         try:
-            if parts[2:3] == ["e"]:
+            if part_of(name) == "e":
                 return self._opens(name, data)
-            return parts[0] == "r" and parts[2] in _SIGNED and self._is_signed(name, data)
+            return is_record(name) and self._is_signed(name, data)
         except IntegrityError:
             return False
 
@@ -137,28 +133,14 @@ class _Repair:
         return True
 
     def _is_signed(self, name: str, data: bytes) -> bool:
-        """Whether these bytes are a trusted record of this place, which the next entry of its log names."""
-        parts = name.split("/")
-        payload_type, kind = _SIGNED[parts[2]]
-        payload, key_id = verify(data, payload_type, self._keyring.trusted, name=name)
-        record = read_record(kind, payload, RECORD_MAX_BYTES, name)
-        number = names.last_number(name)
-        if isinstance(record, AliasEntry):
-            place, found = (parts[1], parts[3], number), (record.mid, record.alias, record.n)
-        else:
-            place, found = (parts[1], number), (record.mid, record.seq)
-        if (record.store, record.publisher) != (self._store_id, key_id) or place != found:
-            return False
-        return isinstance(record, Tombstone) or self._precedes(name, data, payload_type, kind)
-
-    def _precedes(self, name: str, data: bytes, payload_type: str, kind: type[CommitRecord | AliasEntry]) -> bool:
-        """Whether the entry after this one, if there is a whole one, names these bytes as its parent."""
+        """Whether these bytes are a trusted record of this place, and the next entry of its log names them."""
+        read_entry(data, name, self._keyring.trusted, self._store_id)
         after = f"{name.rpartition('/')[0]}/{names.last_number(name) + 1:010d}"
         try:
-            payload, _ = verify(self._store.get(after), payload_type, self._keyring.trusted, name=after)
-            return read_record(kind, payload, RECORD_MAX_BYTES, after).parent == hashlib.sha256(data).hexdigest()
+            following = read_entry(self._store.get(after), after, self._keyring.trusted, self._store_id)
         except (NotFoundError, IntegrityError):
-            return True
+            return True  # there is none, or it comes back itself and is then compared with this one
+        return part_of(name) == "t" or following.get("parent") == hashlib.sha256(data).hexdigest()
 
 
 def _replace(store: BlobStore, name: str, data: bytes) -> None:

@@ -48,7 +48,7 @@ def restore(
     copied = backup(source, target, keyring.trusted, filling=True, threads=threads, report=report)
     report(Progress(phase="catalog", unit="versions"))
     catalog.migrate()
-    remembered = catalog.marks.list()
+    remembered = catalog.marks.all()
     rebuilt = rebuild(Registry(target, keyring, workspace, store_id, catalog), catalog, filling=True)
     options = Options(keyring=keyring, marks=remembered, threads=threads, report=report)
     return RestoreReport(copy_report=copied, rebuilt=rebuilt, check=check(target, keyring.trusted, options))

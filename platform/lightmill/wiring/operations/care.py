@@ -60,7 +60,7 @@ def check(context: OperationContext, options: CheckOptions) -> CheckReport:
     """Find what is missing, damaged or left over; see `care.check` for the errors."""
     store, ring = _store(context.settings), KeyRing.open(context.settings.keyring_path)
     with _catalog(context.settings) as catalog:
-        marks = catalog.marks.list() if catalog else None
+        marks = catalog.marks.all() if catalog else None
     found = care.CheckOptions(
         keyring=ring if options.deep else None,
         marks=marks,
@@ -81,7 +81,7 @@ def collect(context: OperationContext, options: CollectOptions) -> CollectReport
     settings = context.settings
     store, ring = _store(settings), KeyRing.open(settings.keyring_path)
     with Catalog.open(settings.catalog_url) as catalog:
-        gone = care.rolled_back(store, catalog.marks.list())
+        gone = care.rolled_back(store, catalog.marks.all())
         pinned = frozenset(e.version.digest for e in catalog.endpoints.list() if e.version)
     if gone:
         raise IntegrityError(
@@ -96,7 +96,7 @@ def repair(context: OperationContext, options: RepairOptions) -> RepairReport:
     settings = context.settings
     store, ring = open_store(settings.store_url), KeyRing.open(settings.keyring_path)
     with _catalog(settings) as catalog:
-        marks = catalog.marks.list() if catalog else None
+        marks = catalog.marks.all() if catalog else None
         found = care.repair(store, ring, _sources(options.sources), marks=marks, report=context.report)
         if catalog is None:
             return found
@@ -170,7 +170,7 @@ def _catalog(settings: Settings) -> Iterator[Catalog | None]:
     """Open the catalog if it answers: a store can be checked without."""
     with Catalog.open(settings.catalog_url) as catalog:
         try:
-            catalog.marks.list()
+            catalog.marks.all()
         except UnavailableError:
             yield None
         else:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import random
-import secrets
 from pathlib import Path
 
 from lightmill.catalog import Catalog
-from lightmill.records.assets import Tombstone
-from lightmill.records.base import now_iso
 from lightmill.records.care import CheckReport
 from lightmill.records.references import Reference, VersionId
 from lightmill.registry.care import CheckOptions, check
-from lightmill.registry.signed import SignedLog
 from lightmill.storage import BlobStore, LocalStore
+from tests.attacks.stage import bury
 from tests.unit.registry.world import MODEL, World, publish, weights
 
 
@@ -29,19 +26,7 @@ class Site(World):
 
     def delete(self, id: VersionId) -> None:
         """Sign that a version is deleted, as the registry does."""
-        log = SignedLog(self.store, self.ring, "default", self.store_id)
-        log.append_tombstone(
-            Tombstone(
-                store=self.store_id,
-                workspace="default",
-                mid=self.registry.mid(id.kind, id.name),
-                seq=id.seq,
-                record=id.digest,
-                created=now_iso(),
-                publisher=self.ring.signer.key_id,
-                nonce=secrets.token_hex(16),
-            )
-        )
+        bury(self.store, self.ring, self.store_id, id)
 
     def blobs_of(self, id: VersionId) -> list[str]:
         return [f"b/{blob.id[:2]}/{blob.id}" for blob in self.registry.open(id).manifest.blobs]

@@ -350,7 +350,7 @@ def test_everything_damaged_comes_back_from_a_copy(site: Site, target: LocalStor
         hurt = pick.sample(sorted(whole), count)
         for name in hurt:
             damage(site.store, name, pick)
-        report = repair(site.store, site.ring, [target], marks=site.catalog.marks.list())
+        report = repair(site.store, site.ring, [target], marks=site.catalog.marks.all())
         assert report.lost == () and objects(site.store) == whole, hurt
         cases += count
     print(f"\n{cases} damaged objects of every class repaired from a copy")
@@ -376,7 +376,7 @@ def test_a_rolled_back_store_comes_forward_again(site: Site, target: LocalStore)
     publish(site.registry, state=weights(5))
     site.registry.set_alias(MODEL, "m", "champion", 5)
     backup(site.store, target, site.ring.trusted)
-    report = repair(whole_before, site.ring, [target], marks=site.catalog.marks.list())
+    report = repair(whole_before, site.ring, [target], marks=site.catalog.marks.all())
     assert report.lost == () and objects(whole_before) == objects(site.store)
 
 

@@ -23,7 +23,7 @@ def found(findings: tuple[Finding, ...], problem: Problem) -> list[str]:
 
 def test_a_whole_store_has_no_findings(site: Site) -> None:
     for deep in (False, True):
-        report = site.check(deep=deep, marks=site.catalog.marks.list())
+        report = site.check(deep=deep, marks=site.catalog.marks.all())
         assert report.findings == () and report.deep is deep
         assert (report.assets, report.versions, report.aliases, report.deleted) == (2, 4, 2, 0)
         assert report.objects == report.objects_read == 8
@@ -51,7 +51,7 @@ def test_all_injected_damage_is_found_and_named(site: Site, tmp_path: Path, deep
         what = damage(copy, name, pick)
         if not deep and "/e/" in name and what == "flip":
             continue
-        report = site.check(copy, deep=deep, marks=site.catalog.marks.list())
+        report = site.check(copy, deep=deep, marks=site.catalog.marks.all())
         named = {finding.object for finding in report.harmful}
         assert name in named, f"{what} of {name}: {report.findings}"
         assert all(finding.versions for finding in report.harmful)
@@ -78,14 +78,14 @@ def test_a_missing_record_below_the_newest_is_named(site: Site) -> None:
 
 def test_the_newest_record_is_missed_through_the_marks_only(site: Site) -> None:
     site.store.delete(record_name(site.mid, 3))
-    marks = site.catalog.marks.list()
+    marks = site.catalog.marks.all()
     assert record_name(site.mid, 3) not in found(site.check().findings, Problem.MISSING)
     assert record_name(site.mid, 3) in found(site.check(marks=marks).findings, Problem.MISSING)
 
 
 def test_the_marks_miss_the_newest_move_of_an_alias(site: Site) -> None:
     site.store.delete(alias_name(site.mid, "champion", 2))
-    report = site.check(marks=site.catalog.marks.list())
+    report = site.check(marks=site.catalog.marks.all())
     assert found(report.findings, Problem.MISSING) == [alias_name(site.mid, "champion", 2)]
 
 
