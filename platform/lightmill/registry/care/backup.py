@@ -103,9 +103,9 @@ class _Copy:
         self._report(Progress(phase="list", unit="objects"))
         there = self._open_target()
         moves = [name for name in self._source.list(names.RECORDS) if part_of(name) in ("a", "k")]
-        self._ledger.refresh()  # after the moves: what they point at is then among the versions
+        records = self._ledger.refresh()  # after the moves: what they point at is then among the versions
         versions = self._wanted(there)
-        self._same_history(there, moves, filling)
+        self._same_history(there, [*(name for name in records if part_of(name) == "v"), *moves], filling)
         self._objects(versions, there, verify_all)
         self._envelopes(versions, there, verify_all)
         self._tombstones(there, verify_all)
@@ -123,7 +123,7 @@ class _Copy:
             present=count.present,
             verified=count.verified,
             replaced=count.replaced,
-            findings=tuple(sorted(count.findings, key=lambda f: (f.problem, f.object))),
+            findings=tuple(sorted({f.object: f for f in count.findings}.values(), key=lambda f: (f.problem, f.object))),
         )
 
     # -- before anything is copied -------------------------------------------------
@@ -160,14 +160,13 @@ class _Copy:
         other.refresh()
         return [version for version in alive if not other.deleted(version)]
 
-    def _same_history(self, there: set[str], moves: Iterable[str], filling: bool) -> None:
+    def _same_history(self, there: set[str], entries: Iterable[str], filling: bool) -> None:
         """Compare the last entry that both sides have of every log, and what each has beyond it.
 
         Raises:
             IntegrityError: One side was rewritten, or the source has fewer entries than its own copy.
         """
-        ours = _last_by_log([version.name for version in self._ledger.versions.values()])
-        ours |= _last_by_log(moves)
+        ours = _last_by_log(entries)
         for log, last in sorted(_last_by_log(n for n in there if part_of(n) in ("v", "a", "k")).items()):
             found = ours.get(log, 0)
             if found < last and not filling:
@@ -175,12 +174,25 @@ class _Copy:
                     f"{self._source.url} ends at {found} in {log}, but the copy at {self._target.url} has {last}; "
                     "the source was rolled back. Nothing was written; restore it first."
                 )
-            name = f"{log}{min(found, last):010d}"
-            if found and name in there and self._target.get(name) != self._source.get(name):
-                raise IntegrityError(
-                    f"Object {name} at {self._source.url} is another than at {self._target.url}: one history was "
-                    "rewritten, or the object is damaged. Nothing was written; check both."
-                )
+            if found:
+                self._same_entry(f"{log}{min(found, last):010d}")
+
+    def _same_entry(self, name: str) -> None:
+        """Compare one entry, and with it all before it, since they are chained; a damaged one is a finding."""
+        sides = [(store, store.get(name)) for store in (self._source, self._target)]
+        if sides[0][1] == sides[1][1]:
+            return
+        for store, data in sides:
+            try:
+                read_entry(data, name, self._trusted, self._ledger.store_id)
+            except IntegrityError as exc:
+                detail = f"at {store.url}: {exc.message}"
+                self.count.findings.append(Finding(problem=Problem.DAMAGED, object=name, detail=detail))
+                return
+        raise IntegrityError(
+            f"Object {name} at {self._source.url} is another than at {self._target.url}: one history was rewritten. "
+            "Nothing was written; find out which one is right."
+        )
 
     # -- copying ---------------------------------------------------------------------
 

@@ -158,6 +158,7 @@ class Ledger:
         if place != (self.store_id, *key_of(name), key_id):
             self._note(name, f"{name} belongs to another place; it was copied or swapped")
             return name, None
+        self.findings.pop(name, None)
         return name, found
 
     def _note(self, name: str, detail: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field
 
 from lightmill.catalog import Catalog
-from lightmill.errors import IntegrityError, NotFoundError, UnavailableError
+from lightmill.errors import IntegrityError, NotFoundError, RequestError, UnavailableError
 from lightmill.records.base import Record
 from lightmill.records.care import BackupReport, CheckReport, CollectReport, RebuildReport, RepairReport, RestoreReport
 from lightmill.registry import Registry, care, read_store_id
@@ -114,11 +114,18 @@ def rebuild(context: OperationContext, options: RebuildOptions) -> RebuildReport
 
 
 def backup(context: OperationContext, options: BackupOptions) -> BackupReport:
-    """Copy to another store what it lacks; see `care.backup` for the errors."""
+    """Copy to another store what it lacks; see `care.backup` for the errors.
+
+    Raises:
+        RequestError: The target is the store itself.
+    """
     ring = KeyRing.open(context.settings.keyring_path)
+    source, target = _store(context.settings), open_store(options.target)
+    if source.url == target.url:
+        raise RequestError(f"{source.url} is the store itself; name another place for its copy.")
     return care.backup(
-        _store(context.settings),
-        open_store(options.target),
+        source,
+        target,
         ring.trusted,
         verify_all=options.verify_all,
         report=context.report,
