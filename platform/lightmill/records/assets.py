@@ -213,6 +213,24 @@ class AliasEntry(Record):
     nonce: str
 
 
+class Tombstone(Record):
+    """The signed statement that a version is deleted; it is never taken back, and the number never used again.
+
+    `record` is the digest of the version's commit record. `reason` is readable by whoever reads the store.
+    """
+
+    format: Literal[1] = 1
+    store: str
+    workspace: str
+    mid: str
+    seq: int
+    record: str
+    created: str
+    publisher: str
+    nonce: str
+    reason: str
+
+
 class VersionSummary(Record):
     """A version as the catalog lists it: what people search and compare."""
 

@@ -6,6 +6,9 @@ from lightmill.errors import IntegrityError
 
 STORE_FILE = "lightmill.json"
 RECORDS = "r/"
+LEASES = "l/"
+MARKS = "g/"
+QUARANTINE = "q/"
 
 
 def blob_name(digest: str) -> str:
@@ -53,9 +56,39 @@ def alias_name(mid: str, alias: str, n: int) -> str:
     return f"{alias_prefix(mid, alias)}{n:010d}"
 
 
+def tombstones_prefix(mid: str) -> str:
+    """Return the folder of an asset's tombstones."""
+    return f"{RECORDS}{mid}/t/"
+
+
+def tombstone_name(mid: str, seq: int) -> str:
+    """Return the name of the tombstone of a deleted version."""
+    return f"{tombstones_prefix(mid)}{seq:010d}"
+
+
+def annotations_prefix(mid: str) -> str:
+    """Return the folder of an asset's annotation log."""
+    return f"{RECORDS}{mid}/k/"
+
+
+def annotation_name(mid: str, n: int) -> str:
+    """Return the name of an annotation log entry."""
+    return f"{annotations_prefix(mid)}{n:010d}"
+
+
 def lease_name(publish_id: str) -> str:
     """Return the name of a publisher's lease."""
-    return f"l/{publish_id}"
+    return f"{LEASES}{publish_id}"
+
+
+def mark_name(n: int) -> str:
+    """Return the name of a collector's mark."""
+    return f"{MARKS}{n:010d}"
+
+
+def quarantine_name(name: str) -> str:
+    """Return the name under which a collected object waits before it is gone for good."""
+    return f"{QUARANTINE}{name}"
 
 
 def last_number(name: str) -> int:

@@ -18,7 +18,14 @@ from lightmill.records.base import Record
 from lightmill.records.jobs import Progress
 from lightmill.settings import Settings
 
-OPERATIONS: dict[str, str] = {}
+OPERATIONS: dict[str, str] = {
+    "registry.check": "care:check",
+    "registry.gc": "care:collect",
+    "registry.repair": "care:repair",
+    "registry.rebuild": "care:rebuild",
+    "registry.backup": "care:backup",
+    "registry.restore": "care:restore",
+}
 """Operation to "module:function" below this package; imported only when it runs."""
 
 
