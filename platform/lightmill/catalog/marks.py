@@ -1,7 +1,8 @@
 """High-water marks: the highest number ever seen in each log of the store.
 
-A store that shows less than its mark was rolled back. `stream` is "v" for the versions of an asset and
-"a/<alias>" for the moves of an alias. A mark is never lowered and its digest never changes.
+A store that shows less than its mark was rolled back. `stream` is "v" for the versions of an asset, "a/<alias>"
+for the moves of an alias, "t/<seq>" for a tombstone and "k" for annotations. A mark is never lowered and its
+digest never changes.
 """
 
 from __future__ import annotations
@@ -50,3 +51,16 @@ class Marks:
         with self._database.read() as connection:
             found = connection.execute(query).one_or_none()
         return None if found is None else (found.number, found.digest)
+
+    def below(self, mid: str, prefix: str) -> dict[str, tuple[int, str]]:
+        """Return the marks of an asset whose stream begins with `prefix`, by stream."""
+        query = select(marks.c.stream, marks.c.number, marks.c.digest).where(
+            marks.c.mid == mid, marks.c.stream.startswith(prefix, autoescape=True)
+        )
+        with self._database.read() as connection:
+            return {row.stream: (row.number, row.digest) for row in connection.execute(query)}
+
+    def all(self) -> dict[tuple[str, str], tuple[int, str]]:
+        """Return every mark by asset and stream."""
+        with self._database.read() as connection:
+            return {(row.mid, row.stream): (row.number, row.digest) for row in connection.execute(select(marks))}

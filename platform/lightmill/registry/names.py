@@ -53,6 +53,26 @@ def alias_name(mid: str, alias: str, n: int) -> str:
     return f"{alias_prefix(mid, alias)}{n:010d}"
 
 
+def tombstones_prefix(mid: str) -> str:
+    """Return the folder of an asset's tombstones."""
+    return f"{RECORDS}{mid}/t/"
+
+
+def tombstone_name(mid: str, seq: int) -> str:
+    """Return the name of the tombstone of a deleted version."""
+    return f"{tombstones_prefix(mid)}{seq:010d}"
+
+
+def annotations_prefix(mid: str) -> str:
+    """Return the folder of an asset's annotation log."""
+    return f"{RECORDS}{mid}/k/"
+
+
+def annotation_name(mid: str, n: int) -> str:
+    """Return the name of an annotation log entry."""
+    return f"{annotations_prefix(mid)}{n:010d}"
+
+
 def lease_name(publish_id: str) -> str:
     """Return the name of a publisher's lease."""
     return f"l/{publish_id}"
