@@ -18,7 +18,6 @@ from lightmill.records.references import VersionId
 TAG_PATTERN = re.compile(r"[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?")
 METRIC_PATTERN = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_./-]{0,126}[A-Za-z0-9_])?")
 TAG_VALUE_MAX = 256
-TAGS_MAX = 64
 TEXT_MAX = 65_536
 
 
@@ -93,8 +92,8 @@ class Evaluated(Record):
     evaluation: Evaluation
 
 
-Change = Annotated[TagsChanged | StageChanged | TextChanged | Evaluated, Field(discriminator="kind")]
-CHANGE: TypeAdapter[TagsChanged | StageChanged | TextChanged | Evaluated] = TypeAdapter(Change)
+Change = TagsChanged | StageChanged | TextChanged | Evaluated
+CHANGE: TypeAdapter[Change] = TypeAdapter(Annotated[Change, Field(discriminator="kind")])
 
 
 class Notes(Record):
@@ -105,7 +104,7 @@ class Notes(Record):
     text: CardText = CardText()
     evaluations: tuple[Evaluation, ...] = ()
 
-    def after(self, change: TagsChanged | StageChanged | TextChanged | Evaluated) -> Notes:
+    def after(self, change: Change) -> Notes:
         """Return the notes with one more change."""
         match change:
             case TagsChanged():
@@ -141,12 +140,19 @@ class Annotation(Record):
     nonce: str
 
 
-def check_tags(change: TagsChanged) -> TagsChanged:
-    """Return the change if its names and values can be tags.
+def check_change(change: Change) -> None:
+    """Check what pydantic does not.
 
     Raises:
-        RequestError: One cannot, or nothing is set or removed.
+        RequestError: A tag has a malformed name or value, or nothing is said at all.
     """
+    if isinstance(change, TagsChanged):
+        _check_tags(change)
+    if isinstance(change, TextChanged) and not change.model_dump(exclude={"kind"}, exclude_none=True):
+        raise RequestError("Nothing was said; give a description, an intended use or limitations.")
+
+
+def _check_tags(change: TagsChanged) -> None:
     if not change.set and not change.unset:
         raise RequestError("No tag was given; write key=value to set one, or name one to remove.")
     for name in (*change.set, *change.unset):
@@ -161,4 +167,3 @@ def check_tags(change: TagsChanged) -> TagsChanged:
     both = set(change.set) & set(change.unset)
     if both:
         raise RequestError(f"Tag {min(both)!r} cannot be set and removed at once.")
-    return change

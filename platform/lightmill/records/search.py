@@ -29,6 +29,11 @@ from lightmill.records.references import ALIAS_PATTERN, NAME_PATTERN
 Op = Literal[">=", "<=", ">", "<", "=", "!="]
 QUERY_MAX = 4096
 PAGE_MAX = 1000
+"""The most assets or versions in one answer."""
+
+ROWS_MAX = 10_000
+"""The most rows of a dataset in one answer."""
+
 
 _PART_OF_NAME = re.compile(r"[a-z0-9._-]{1,64}")
 _WORD = r'"(?:[^"\\]|\\["\\])*"|[^\s"]+'
@@ -166,6 +171,11 @@ def parse_comparison(text: str) -> Comparison:
     if match is None:
         raise RequestError(f"{text!r} is no condition on a metric; write one such as 'test_accuracy>=0.9'.")
     return _comparison(match, query)
+
+
+def parse_comparisons(text: str) -> tuple[Comparison, ...]:
+    """Read conditions on metrics with commas between them; none when the text is empty. Errors as above."""
+    return tuple(parse_comparison(part) for part in text.split(",") if part.strip())
 
 
 def parse_order(text: str) -> SearchOrder:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lightmill.errors import ConflictError, NotFoundError
-from lightmill.records.annotations import Annotation, Change, Notes, TagsChanged, check_tags
+from lightmill.records.annotations import Annotation, Change, Notes, check_change
 from lightmill.records.assets import AliasEntry, AliasMove, Tombstone, VersionSummary
 from lightmill.records.references import (
     LATEST,
@@ -262,13 +262,12 @@ class Registry:
         """Say something of a version: tags, stage, evaluation or text; signed, and sealed under its key.
 
         Raises:
-            RequestError: A tag is malformed.
+            RequestError: A tag is malformed, or nothing is said.
             NotFoundError: There is no such version, or it was deleted.
             ConflictError: Too many others annotate the asset at once.
             IntegrityError: The log is not what was written; nothing is written on top of it.
         """
-        if isinstance(change, TagsChanged):
-            check_tags(change)
+        check_change(change)
         mid = self.mid(id.kind, id.name)
         record, _ = self._log.commit(mid, id.seq, expect=id.digest, what=str(id))
         self._deletions.refuse(id, mid)
