@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import first_prediction, serve_small, train_overhead
+from benchmarks import catalog_scale, first_prediction, serve_small, train_overhead
 from benchmarks.figures import note
 
 BENCHMARKS = {
     "first_prediction": first_prediction.main,
     "train_overhead": train_overhead.main,
     "serve_small": serve_small.main,
+    "catalog_scale": catalog_scale.main,
 }
 
 

@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     num_cpus: int = Field(default_factory=_logical_cpus, ge=2)
     num_gpus: int | None = Field(default=None, ge=0)
     object_store_bytes: int | None = Field(default=None, ge=80_000_000)
+    promotion_requires: str = ""
     url: str = ""
     api_key: SecretStr | None = None
 
@@ -141,6 +142,7 @@ class Settings(BaseSettings):
             "LIGHTMILL_HOME": str(self.home.absolute()),
             "LIGHTMILL_STORE": self.store_url,
             "LIGHTMILL_WORKSPACE": self.workspace,
+            "LIGHTMILL_PROMOTION_REQUIRES": self.promotion_requires,
             "LIGHTMILL_HOST": self.host,
             "LIGHTMILL_HTTP_PORT": str(self.http_port),
             "LIGHTMILL_RAY_PORT": str(self.ray_port),

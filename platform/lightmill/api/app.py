@@ -27,14 +27,19 @@ Keys = Callable[[], KeyChecker]
 def build_app(service: ControlService, keys: Keys, version: str) -> FastAPI:
     """Return the application; `keys` gives the present API keys."""
     app = FastAPI(title="Lightmill", version=version, description="The control plane of a Lightmill platform.")
-    app.add_exception_handler(LightmillError, _lightmill_error)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _unexpected)
+    handle_errors(app)
     app.add_middleware(Gate, keys=keys, prefix=PREFIX)
     app.include_router(api_router(service, version))
     app.include_router(server_router(service, version))
     return app
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Give every error the form and the status of its class."""
+    app.add_exception_handler(LightmillError, _lightmill_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unexpected)
 
 
 def _body(message: str, kind: str) -> dict[str, Any]:

@@ -6,14 +6,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import PlainTextResponse
-from pydantic import Field
 
-from lightmill.control.service import ControlService, Lineage, PlatformStatus
-from lightmill.records.assets import AssetSummary, VersionSummary
+from lightmill.api.assets import asset_routes
+from lightmill.control.service import ControlService
 from lightmill.records.base import Record
 from lightmill.records.endpoints import Endpoint
 from lightmill.records.jobs import EpochMetrics, Job, JobKind
-from lightmill.records.references import AssetKind
+from lightmill.records.platform import PlatformStatus
 
 PREFIX = "/api/v1"
 
@@ -26,20 +25,6 @@ class JobRequest(Record):
     folder: str = "."
 
 
-class AliasRequest(Record):
-    """Where an alias should point; with `expect`, only if it points at that version now (0: nowhere)."""
-
-    version: int = Field(ge=1)
-    expect: int | None = Field(default=None, ge=0)
-
-
-class AssetDetail(Record):
-    """An asset with all its versions, newest first."""
-
-    asset: AssetSummary
-    versions: tuple[VersionSummary, ...]
-
-
 def api_router(service: ControlService, version: str) -> APIRouter:
     """Return the control plane's routes."""
     router = APIRouter(prefix=PREFIX)
@@ -49,7 +34,7 @@ def api_router(service: ControlService, version: str) -> APIRouter:
         return service.status(version)
 
     _job_routes(router, service)
-    _asset_routes(router, service)
+    asset_routes(router, service.assets)
     _endpoint_routes(router, service)
     return router
 
@@ -80,40 +65,6 @@ def _job_routes(router: APIRouter, service: ControlService) -> None:
     @router.post("/jobs/{id}/cancel")
     def cancel_job(id: str) -> Job:
         return service.cancel_job(id)
-
-
-def _asset_routes(router: APIRouter, service: ControlService) -> None:
-    def add(kind: AssetKind) -> None:
-        base = f"/{kind}s"
-
-        @router.get(base, name=f"list {kind}s")
-        def list_assets() -> list[AssetSummary]:
-            return service.assets(kind)
-
-        @router.get(base + "/{name}", name=f"show {kind}")
-        def show(name: str) -> AssetDetail:
-            return AssetDetail(asset=service.asset(kind, name), versions=tuple(service.versions(kind, name)))
-
-        @router.get(base + "/{name}/versions/{selector}", name=f"show {kind} version")
-        def show_version(name: str, selector: str) -> Lineage:
-            return service.lineage(kind, f"{name}@{selector}")
-
-        @router.put(base + "/{name}/aliases/{alias}", name=f"set {kind} alias")
-        def set_alias(name: str, alias: str, request: AliasRequest) -> AssetSummary:
-            return service.set_alias(kind, name, alias, request.version, request.expect)
-
-    add(AssetKind.DATASET)
-    add(AssetKind.MODEL)
-
-    @router.get("/datasets/{name}/versions/{selector}/rows")
-    def rows(
-        name: str,
-        selector: str,
-        split: str = "test",
-        offset: Annotated[int, Query(ge=0)] = 0,
-        limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
-    ) -> dict[str, list[Any]]:
-        return service.rows(f"{name}@{selector}", split, offset, limit).to_pydict()
 
 
 def _endpoint_routes(router: APIRouter, service: ControlService) -> None:

@@ -12,7 +12,9 @@ from lightmill.catalog.facts import Facts
 from lightmill.catalog.jobs import Jobs
 from lightmill.catalog.keys import Keys
 from lightmill.catalog.marks import Marks
+from lightmill.catalog.notes import VersionNotes
 from lightmill.catalog.runs import Runs
+from lightmill.catalog.search import Search
 from lightmill.catalog.versions import Versions
 from lightmill.records.base import now_iso
 
@@ -25,6 +27,8 @@ class Catalog:
 
     Attributes:
         versions: The index of datasets, models and runs, and their aliases.
+        notes: What is said of versions: tags, stage, text, evaluations.
+        search: Finds versions by name, tag, stage, metric, time and dataset.
         marks: High-water marks, which reveal a store that was rolled back.
         endpoints: Desired and observed state of endpoints.
         jobs: Jobs and their progress.
@@ -36,6 +40,8 @@ class Catalog:
     def __init__(self, database: Database) -> None:
         self._database = database
         self.versions = Versions(database)
+        self.notes = VersionNotes(database)
+        self.search = Search(database)
         self.marks = Marks(database)
         self.endpoints = Endpoints(database)
         self.jobs = Jobs(database)

@@ -15,7 +15,9 @@ from sqlalchemy import (
     Boolean,
     Column,
     Dialect,
+    Double,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
@@ -25,7 +27,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-HEAD = "0001"
+HEAD = "0002"
 """The revision of these tables; revisions are numbers, so that a newer one can be told from an older one."""
 
 REVISION_TABLE = "lightmill_revision"
@@ -66,7 +68,8 @@ assets = Table(
     UniqueConstraint("kind", "name"),
 )
 
-# dataset_digest repeats provenance.dataset.digest, so that lineage is one indexed look-up.
+# kind repeats the asset's, dataset_digest and base_digest repeat what provenance says: so that a page of versions and
+# lineage are one indexed look-up. stage, tags, text and evaluations are the sum of the annotations.
 versions = Table(
     "versions",
     metadata,
@@ -79,7 +82,41 @@ versions = Table(
     Column("provenance", _json, nullable=False),
     Column("card", _json, nullable=False),
     Column("dataset_digest", _text),
+    Column("base_digest", _text),
+    Column("kind", _text, nullable=False),
+    Column("stage", _text, nullable=False),
+    Column("tags", _json, nullable=False),
+    Column("text", _json, nullable=False),
+    Column("evaluations", _json, nullable=False),
+    Column("deleted", _json),
     Index(None, "dataset_digest"),
+    Index(None, "base_digest"),
+    Index(None, "kind", "created", "mid", "seq"),
+    Index(None, "kind", "stage", "created", "mid", "seq"),
+    Index(None, "kind", "size_bytes", "mid", "seq"),
+)
+
+# What people search by, one row a metric and one a tag; `versions` holds the same as JSON, to show.
+version_metrics = Table(
+    "version_metrics",
+    metadata,
+    Column("mid", _text, primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("name", _text, primary_key=True),
+    Column("value", Double, nullable=False),
+    ForeignKeyConstraint(["mid", "seq"], ["versions.mid", "versions.seq"]),
+    Index(None, "name", "value", "mid", "seq"),
+)
+
+version_tags = Table(
+    "version_tags",
+    metadata,
+    Column("mid", _text, primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("key", _text, primary_key=True),
+    Column("value", _text, nullable=False),
+    ForeignKeyConstraint(["mid", "seq"], ["versions.mid", "versions.seq"]),
+    Index(None, "key", "value", "mid", "seq"),
 )
 
 # No reference to versions: the store may move an alias before the reconciler has listed the version here.
@@ -91,6 +128,7 @@ aliases = Table(
     Column("alias", _text, primary_key=True),
     Column("seq", BigInteger, nullable=False),
     Column("n", BigInteger, nullable=False),
+    Index(None, "kind", "alias", "name"),
 )
 
 marks = Table(

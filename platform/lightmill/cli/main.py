@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from lightmill.cli import assets, demo, endpoints, jobs, node, registry
+from lightmill.cli import assets, demo, endpoints, jobs, lineage, node, registry
 from lightmill.cli.output import fail
 from lightmill.errors import LightmillError
 
@@ -26,6 +26,7 @@ node.add_to(app)
 demo.add_to(app)
 jobs.add_to(app)
 assets.add_to(app)
+lineage.add_to(app)
 endpoints.add_to(app)
 registry.add_to(app)
 

@@ -74,25 +74,25 @@ def status(json_output: JsonOption = False) -> None:
     with connect() as client:
         found = client.status()
     if json_output:
-        print_json(found)
+        print_json(found.model_dump(mode="json"))
         return
-    free = found["free"]
+    free = found.free
     print_facts(
         "Lightmill is up",
         {
-            "version": found["version"],
+            "version": found.version,
             "url": settings.base_url,
-            "store": found["store"],
-            "nodes": found["nodes"],
+            "store": found.store,
+            "nodes": found.nodes,
             "free": ", ".join(
                 f"{free.get(key, 0):g} of {total:g} {key}"
-                for key, total in found["resources"].items()
+                for key, total in found.resources.items()
                 if key in ("CPU", "GPU")
             ),
-            "datasets": found["datasets"],
-            "models": found["models"],
-            "endpoints": ", ".join(f"{count} {state}" for state, count in found["endpoints"].items()) or "none",
-            "jobs running": found["jobs_running"],
+            "datasets": found.datasets,
+            "models": found.models,
+            "endpoints": ", ".join(f"{count} {state}" for state, count in found.endpoints.items()) or "none",
+            "jobs running": found.jobs_running,
         },
     )
 

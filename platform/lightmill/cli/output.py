@@ -24,7 +24,7 @@ def fail(exc: LightmillError, *, as_json: bool) -> int:
     if as_json:
         sys.stdout.write(json.dumps({"error": exc.message, "type": type(exc).__name__}) + "\n")
     else:
-        notes.print(f"[bold red]Error:[/] {_escape(exc.message)}", highlight=False, soft_wrap=True)
+        notes.print(f"[bold red]Error:[/] {escape(exc.message)}", highlight=False, soft_wrap=True)
     return exc.exit_code
 
 
@@ -39,7 +39,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(_escape(str(cell)) for cell in row))
+        table.add_row(*(escape(str(cell)) for cell in row))
     if table.row_count:
         console.print(table)
     else:
@@ -52,7 +52,7 @@ def print_facts(title: str, facts: dict[str, Any]) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(name, _escape(str(value)))
+        table.add_row(name, escape(str(value)))
     console.print(table)
 
 
@@ -66,5 +66,6 @@ def size_text(size_bytes: int) -> str:
     return f"{size:.1f} TB"
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """Return text that rich prints as it is."""
     return text.replace("[", "\\[")

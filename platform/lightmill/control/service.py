@@ -6,50 +6,28 @@ import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import pyarrow as pa
 import ray
 
 from lightmill.catalog import Catalog
+from lightmill.control.assets import AssetService
 from lightmill.control.jobs import Jobs
-from lightmill.datasets.reading import read_rows
 from lightmill.errors import NotFoundError, RequestError
-from lightmill.records.assets import AssetSummary, VersionSummary
-from lightmill.records.base import Record
 from lightmill.records.endpoints import Endpoint, EndpointState
 from lightmill.records.jobs import EpochMetrics, Job, JobKind
+from lightmill.records.platform import PlatformStatus
 from lightmill.records.references import AssetKind, Reference, parse_reference
+from lightmill.records.search import parse_comparisons
 from lightmill.records.specs import DatasetSpec, EndpointSpec, TrainSpec, parse_spec
 from lightmill.registry import Registry, RegistryLocation
 from lightmill.settings import Settings
 
-ROWS_MAX = 10_000
-
-
-class PlatformStatus(Record):
-    """How the platform is: its version, the cluster's logical resources (total and free), counts."""
-
-    version: str
-    store: str
-    resources: dict[str, float]
-    free: dict[str, float]
-    nodes: int
-    models: int
-    datasets: int
-    endpoints: dict[str, int]
-    jobs_running: int
-
-
-class Lineage(Record):
-    """Where a version comes from and what came of it."""
-
-    version: VersionSummary
-    dataset: VersionSummary | None
-    endpoints: tuple[str, ...]
-    derived: tuple[str, ...]
-
 
 class ControlService:
-    """The operations of one workspace."""
+    """The operations of one workspace.
+
+    Attributes:
+        assets: Those on datasets and models.
+    """
 
     def __init__(
         self,
@@ -63,9 +41,10 @@ class ControlService:
         self._settings = settings
         self._catalog = catalog
         self._registry = registry
-        self._location = location
         self._jobs = jobs
         self._wake = wake
+        required = parse_comparisons(settings.promotion_requires)
+        self.assets = AssetService(catalog, registry, location, required, wake)
 
     def status(self, version: str) -> PlatformStatus:
         """Return how the platform is."""
@@ -77,8 +56,8 @@ class ControlService:
             resources=_plain(ray.cluster_resources()),
             free=_plain(ray.available_resources()),
             nodes=sum(1 for node in ray.nodes() if node["Alive"]),
-            models=len(self._catalog.versions.assets(AssetKind.MODEL)),
-            datasets=len(self._catalog.versions.assets(AssetKind.DATASET)),
+            models=self._catalog.versions.count(AssetKind.MODEL),
+            datasets=self._catalog.versions.count(AssetKind.DATASET),
             endpoints={str(state): states.count(state) for state in sorted(set(states))},
             jobs_running=sum(1 for job in self._catalog.jobs.list(limit=200) if not job.state.final),
         )
@@ -111,7 +90,7 @@ class ControlService:
             NotFoundError: There is no such dataset.
         """
         parsed = parse_spec(TrainSpec, spec, "The training specification")
-        dataset = self.version(AssetKind.DATASET, parsed.dataset)
+        dataset = self.assets.version(AssetKind.DATASET, parsed.dataset)
         features, classes = dataset.card.get("features"), dataset.card.get("classes")
         if isinstance(features, dict) and isinstance(classes, list):
             parsed.architecture.with_sizes(inputs=math.prod(features["shape"]), classes=len(classes))
@@ -136,58 +115,6 @@ class ControlService:
     def cancel_job(self, id: str) -> Job:
         """Stop a job; ConflictError if it has ended."""
         return self._jobs.cancel(self.job(id))
-
-    # -- assets -------------------------------------------------------------
-
-    def assets(self, kind: AssetKind) -> list[AssetSummary]:
-        """Return all assets of a kind."""
-        return self._catalog.versions.assets(kind)
-
-    def asset(self, kind: AssetKind, name: str) -> AssetSummary:
-        """Return one asset; NotFoundError if there is none."""
-        return self._catalog.versions.asset(kind, name)
-
-    def versions(self, kind: AssetKind, name: str) -> list[VersionSummary]:
-        """Return an asset's versions, newest first; NotFoundError if there is no such asset."""
-        self._catalog.versions.asset(kind, name)
-        return self._catalog.versions.list(kind, name)
-
-    def version(self, kind: AssetKind, reference: str) -> VersionSummary:
-        """Return the version that a reference selects; NotFoundError if there is none."""
-        id = self._registry.resolve(kind, parse_reference(reference))
-        return self._catalog.versions.get(kind, id.name, id.seq)
-
-    def lineage(self, kind: AssetKind, reference: str) -> Lineage:
-        """Return what a version comes from and what came of it."""
-        version = self.version(kind, reference)
-        parent = version.provenance.dataset
-        dataset = self._catalog.versions.get(parent.kind, parent.name, parent.seq) if parent else None
-        serving = [e.name for e in self._catalog.endpoints.list() if e.version == version.id]
-        derived = self._catalog.versions.derived_from(version.id)
-        return Lineage(
-            version=version,
-            dataset=dataset,
-            endpoints=tuple(serving),
-            derived=tuple(f"{entry.id.kind} {entry.id}" for entry in derived),
-        )
-
-    def set_alias(self, kind: AssetKind, name: str, alias: str, version: int, expect: int | None) -> AssetSummary:
-        """Move an alias; every endpoint that follows it rolls.
-
-        Raises:
-            RequestError: The alias has a malformed name, or is `latest`.
-            NotFoundError: There is no such version.
-            ConflictError: It does not point at the version `expect`.
-        """
-        self._registry.set_alias(kind, name, alias, version, expect=expect)
-        self._wake()
-        return self._catalog.versions.asset(kind, name)
-
-    def rows(self, reference: str, split: str, offset: int, limit: int) -> pa.Table:
-        """Return rows of a dataset version in its stored columns; limit is at most ROWS_MAX."""
-        id = self._registry.resolve(AssetKind.DATASET, parse_reference(reference))
-        version = self._registry.open(id)
-        return read_rows(version, self._location, split, offset, min(limit, ROWS_MAX))
 
     # -- endpoints ----------------------------------------------------------
 

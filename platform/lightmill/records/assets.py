@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from lightmill.records.annotations import Notes, Stage
 from lightmill.records.base import Record
 from lightmill.records.references import AssetKind, VersionId
 from lightmill.records.signature import Architecture, Preprocessing, Signature, TensorSpec
@@ -69,9 +70,10 @@ class CodeState(Record):
 
 
 class Provenance(Record):
-    """Where a version came from."""
+    """Where a version came from; `base` is the model version whose weights it started from."""
 
     dataset: VersionId | None = None
+    base: VersionId | None = None
     run: str | None = None
     job: str | None = None
     code: CodeState = CodeState()
@@ -231,8 +233,30 @@ class Tombstone(Record):
     reason: str
 
 
+class AliasMove(Record):
+    """One move of an alias as people read it: when, from which version (0: nowhere) to which, signed by whom."""
+
+    alias: str
+    n: int
+    at: str
+    source: int
+    target: int
+    publisher: str
+
+
+class Deletion(Record):
+    """When a version was deleted, why, and which key signed that."""
+
+    at: str
+    reason: str
+    publisher: str
+
+
 class VersionSummary(Record):
-    """A version as the catalog lists it: what people search and compare."""
+    """A version as the catalog lists it: what people search and compare.
+
+    Of a deleted version only `id`, `mid`, `created`, `size_bytes` and `deleted` are left.
+    """
 
     id: VersionId
     mid: str
@@ -241,10 +265,16 @@ class VersionSummary(Record):
     metrics: dict[str, float] = Field(default_factory=dict)
     provenance: Provenance = Provenance()
     card: dict[str, object] = Field(default_factory=dict)
+    stage: Stage = Stage.NONE
+    tags: dict[str, str] = Field(default_factory=dict)
+    deleted: Deletion | None = None
 
 
 class AssetSummary(Record):
-    """An asset with its newest version and its aliases (alias to version number)."""
+    """An asset with its newest version and its aliases (alias to version number).
+
+    `versions` counts those that are not deleted and `latest` is the newest of them, 0 when there is none.
+    """
 
     kind: AssetKind
     name: str
@@ -254,3 +284,38 @@ class AssetSummary(Record):
     created: str
     updated: str
     aliases: dict[str, int] = Field(default_factory=dict)
+
+
+class AssetDetail(Record):
+    """An asset with its versions, newest first."""
+
+    asset: AssetSummary
+    versions: tuple[VersionSummary, ...]
+
+
+class VersionDetail(Record):
+    """A version with what is said of it, the dataset it comes from, and what came of it."""
+
+    version: VersionSummary
+    notes: Notes = Notes()
+    dataset: VersionSummary | None
+    endpoints: tuple[str, ...]
+    derived: tuple[str, ...]
+
+
+class LineageChild(Record):
+    """A version that was made from another, and the endpoints that answer with it."""
+
+    id: VersionId
+    endpoints: tuple[str, ...] = ()
+
+
+class Lineage(Record):
+    """Back to the dataset, its sources, the base model, run, code and packages; forward to endpoints and children."""
+
+    version: VersionSummary
+    dataset: VersionSummary | None
+    base: VersionSummary | None
+    sources: tuple[SourceFile, ...]
+    endpoints: tuple[str, ...]
+    children: tuple[LineageChild, ...]

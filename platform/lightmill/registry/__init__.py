@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from lightmill.registry.draft import Draft, DraftId
 from lightmill.registry.opening import RegistryLocation, initialize_store, read_store_id
-from lightmill.registry.registry import Content, Registry
+from lightmill.registry.publishing import Content
+from lightmill.registry.registry import Registry
 from lightmill.registry.version import OpenVersion
 
 __all__ = [

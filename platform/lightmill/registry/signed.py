@@ -1,21 +1,32 @@
-"""The signed logs of an asset: commit records and alias entries, hash-chained and write-once."""
+"""The signed logs of an asset: commit records, alias entries, annotations (hash-chained) and tombstones."""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pydantic import ValidationError
 
 from lightmill.errors import ConflictError, IntegrityError, NotFoundError
-from lightmill.records.assets import AliasEntry, CommitRecord
+from lightmill.records.annotations import Annotation
+from lightmill.records.assets import AliasEntry, CommitRecord, Tombstone
 from lightmill.records.base import Record
 from lightmill.registry import names
 from lightmill.storage import BlobStore
-from lightmill.vault import ALIAS_TYPE, COMMIT_TYPE, KeyRing, canonical_json, parse_json, verify
+from lightmill.vault import (
+    ALIAS_TYPE,
+    ANNOTATION_TYPE,
+    COMMIT_TYPE,
+    TOMBSTONE_TYPE,
+    KeyRing,
+    canonical_json,
+    parse_json,
+    verify,
+)
 
 RECORD_MAX_BYTES = 16 << 20
-EntryT = TypeVar("EntryT", CommitRecord, AliasEntry)
+EntryT = TypeVar("EntryT", CommitRecord, AliasEntry, Tombstone, Annotation)
 RecordT = TypeVar("RecordT", bound=Record)
 
 
@@ -31,6 +42,31 @@ def read_record(kind: type[RecordT], data: bytes, max_bytes: int, name: str) -> 
         raise IntegrityError(f"Object {name} is no {kind.__name__} of this format.") from None
 
 
+def fetch(store: BlobStore, name: str) -> bytes:
+    """Return an object that must be there.
+
+    Raises:
+        IntegrityError: It is missing.
+    """
+    try:
+        return store.get(name)
+    except NotFoundError as exc:
+        raise IntegrityError(f"Object {name} is missing from {store.url}; restore it from a backup.") from exc
+
+
+@dataclass(slots=True, kw_only=True)
+class Census:
+    """What the store lists for one asset; nothing of it is verified.
+
+    `aliases` maps an alias to the number of its last move, `annotations` is the number of the last one.
+    """
+
+    versions: set[int] = field(default_factory=set)
+    tombstones: set[int] = field(default_factory=set)
+    aliases: dict[str, int] = field(default_factory=dict)
+    annotations: int = 0
+
+
 class SignedLog:
     """Reads and appends entries; nothing is returned before its signature and place have verified."""
 
@@ -43,6 +79,25 @@ class SignedLog:
     def assets(self) -> list[str]:
         """Return the opaque ids of all assets on the store."""
         return sorted({name.split("/")[1] for name in self._store.list(names.RECORDS) if "/v/" in name})
+
+    def census(self) -> dict[str, Census]:
+        """Return what the store lists for every asset, from one listing; names that are not ours are left out."""
+        found: dict[str, Census] = {}
+        for name in self._store.list(names.RECORDS):
+            _, mid, *parts = name.split("/")
+            if not parts[-1:] or not parts[-1].isdigit():
+                continue
+            asset, number = found.setdefault(mid, Census()), int(parts[-1])
+            match parts[:-1]:
+                case ["v"]:
+                    asset.versions.add(number)
+                case ["t"]:
+                    asset.tombstones.add(number)
+                case ["a", alias]:
+                    asset.aliases[alias] = max(number, asset.aliases.get(alias, 0))
+                case ["k"]:
+                    asset.annotations = max(number, asset.annotations)
+        return found
 
     def check_ring(self) -> None:
         """See, where nothing was found by name, that the store's records are signed by somebody we trust.
@@ -88,6 +143,32 @@ class SignedLog:
         self._check_parent(names.alias_name(mid, alias, n - 1) if n > 1 else None, entry.parent, what)
         return entry, digest
 
+    def tombstone(self, mid: str, seq: int, *, what: str) -> tuple[Tombstone, str]:
+        """Return a verified tombstone and its digest; errors as `commit`.
+
+        Only the tombstone that names the digest of its version's commit record counts.
+        """
+        entry, digest = self._read(names.tombstone_name(mid, seq), TOMBSTONE_TYPE, Tombstone, what)
+        self._check_place(entry, (mid, seq), (entry.mid, entry.seq), what)
+        if hashlib.sha256(fetch(self._store, names.record_name(mid, seq))).hexdigest() != entry.record:
+            raise IntegrityError(f"The tombstone of {what} names another commit record; one of them was replaced.")
+        return entry, digest
+
+    def tombstones(self, mid: str) -> dict[int, Tombstone]:
+        """Return the verified tombstones of an asset, by version number; errors as `commit`."""
+        return {seq: self.tombstone(mid, seq, what=f"{mid}@{seq}")[0] for seq in self.tombstoned(mid)}
+
+    def tombstoned(self, mid: str) -> list[int]:
+        """Return the numbers under which the store holds a tombstone, not verified."""
+        return [names.last_number(name) for name in self._store.list(names.tombstones_prefix(mid))]
+
+    def annotation(self, mid: str, n: int, *, what: str) -> tuple[Annotation, str]:
+        """Return a verified annotation and its digest; errors as `commit`."""
+        entry, digest = self._read(names.annotation_name(mid, n), ANNOTATION_TYPE, Annotation, what)
+        self._check_place(entry, (mid, n), (entry.mid, entry.n), what)
+        self._check_parent(names.annotation_name(mid, n - 1) if n > 1 else None, entry.parent, what)
+        return entry, digest
+
     def append_commit(self, record: CommitRecord) -> str | None:
         """Create a commit record; return its digest, or None if another publisher took the number."""
         return self._append(names.record_name(record.mid, record.seq), COMMIT_TYPE, record)
@@ -96,7 +177,15 @@ class SignedLog:
         """Create an alias entry; return its digest, or None if somebody else moved the alias first."""
         return self._append(names.alias_name(entry.mid, entry.alias, entry.n), ALIAS_TYPE, entry)
 
-    def _append(self, name: str, payload_type: str, entry: CommitRecord | AliasEntry) -> str | None:
+    def append_tombstone(self, tombstone: Tombstone) -> str | None:
+        """Create a tombstone; return its digest, or None if somebody else deleted the version first."""
+        return self._append(names.tombstone_name(tombstone.mid, tombstone.seq), TOMBSTONE_TYPE, tombstone)
+
+    def append_annotation(self, entry: Annotation) -> str | None:
+        """Create an annotation; return its digest, or None if somebody else took the number."""
+        return self._append(names.annotation_name(entry.mid, entry.n), ANNOTATION_TYPE, entry)
+
+    def _append(self, name: str, payload_type: str, entry: Record) -> str | None:
         data = self._keyring.signer.sign(canonical_json(entry.model_dump(mode="json")), payload_type)
         try:
             self._store.create(name, data)
@@ -119,7 +208,7 @@ class SignedLog:
 
     def _check_place(
         self,
-        entry: CommitRecord | AliasEntry,
+        entry: CommitRecord | AliasEntry | Tombstone | Annotation,
         asked: tuple[object, ...],
         found: tuple[object, ...],
         what: str,

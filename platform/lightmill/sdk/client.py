@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from pydantic import SecretStr
 
 from lightmill.errors import AuthenticationError
+from lightmill.records.platform import PlatformStatus
 from lightmill.sdk.assets import Datasets, Models
 from lightmill.sdk.endpoints import Endpoints
 from lightmill.sdk.jobs import Jobs
-from lightmill.sdk.transport import API, Transport
+from lightmill.sdk.transport import Transport, path
 from lightmill.settings import Settings
 
 
@@ -33,9 +34,9 @@ class Client:
         """The platform's address."""
         return self._transport.url
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> PlatformStatus:
         """Return how the platform is: version, resources, counts."""
-        return self._transport.get(f"{API}/status")
+        return PlatformStatus.model_validate(self._transport.get(path("status")))
 
     def close(self) -> None:
         """Close the connection; a `with` block does."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from lightmill.errors import LightmillError, RequestError, UnavailableError
 from lightmill.records.base import Record
 from lightmill.records.endpoints import Endpoint, EndpointState
 from lightmill.records.specs import EndpointSpec
 from lightmill.sdk.specs import SpecLike, as_json, read_spec
-from lightmill.sdk.transport import API, Transport
+from lightmill.sdk.transport import Transport, path
 
 POLL_S = 0.3
 Row = Sequence[float]
@@ -48,8 +49,8 @@ class Endpoints:
             UnavailableError: It is not ready within `timeout_s`; it goes on starting.
         """
         parsed, _ = read_spec(EndpointSpec, spec)
-        path = f"{API}/endpoints/{parsed.name}"
-        endpoint = Endpoint.model_validate(self._transport.put(path, as_json(parsed)))
+        answer = self._transport.put(path("endpoints", parsed.name), as_json(parsed))
+        endpoint = Endpoint.model_validate(answer)
         return self.wait(endpoint.name, timeout_s=timeout_s, on_progress=on_progress) if wait else endpoint
 
     def wait(
@@ -77,19 +78,19 @@ class Endpoints:
 
     def list(self) -> list[Endpoint]:
         """Return all endpoints."""
-        return [Endpoint.model_validate(entry) for entry in self._transport.get(f"{API}/endpoints")]
+        return [Endpoint.model_validate(entry) for entry in self._transport.get(path("endpoints"))]
 
     def show(self, name: str) -> Endpoint:
         """Return one endpoint; NotFoundError if there is none."""
-        return Endpoint.model_validate(self._transport.get(f"{API}/endpoints/{name}"))
+        return Endpoint.model_validate(self._transport.get(path("endpoints", name)))
 
     def delete(self, name: str) -> Endpoint:
         """Take an endpoint away; NotFoundError if there is none."""
-        return Endpoint.model_validate(self._transport.delete(f"{API}/endpoints/{name}"))
+        return Endpoint.model_validate(self._transport.delete(path("endpoints", name)))
 
     def metadata(self, name: str) -> dict[str, Any]:
         """Return the model metadata of the Open Inference Protocol: inputs, outputs, versions."""
-        return self._transport.get(f"/v2/models/{name}")
+        return self._transport.get(f"/v2/models/{quote(name, safe='')}")
 
     def predict(self, name: str, rows: Sequence[Row]) -> list[Prediction]:
         """Return a prediction for every row of features, in source units.
@@ -110,7 +111,7 @@ class Endpoints:
             "data": [list(row) for row in rows],
         }
         try:
-            answer = self._transport.post(f"/v2/models/{name}/infer", {"inputs": [tensor]})
+            answer = self._transport.post(f"/v2/models/{quote(name, safe='')}/infer", {"inputs": [tensor]})
         except RequestError:
             self._inputs.pop(name, None)  # the endpoint may serve another model by now
             raise

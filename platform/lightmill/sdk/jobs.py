@@ -9,7 +9,7 @@ from lightmill.errors import JobError, UnavailableError
 from lightmill.records.jobs import EpochMetrics, Job, JobKind, JobState
 from lightmill.records.specs import DatasetSpec, TrainSpec
 from lightmill.sdk.specs import SpecLike, as_json, read_spec
-from lightmill.sdk.transport import API, Transport
+from lightmill.sdk.transport import Transport, path
 
 POLL_S = 0.3
 OUTAGE_S = 30.0
@@ -34,28 +34,28 @@ class Jobs:
 
     def _submit(self, kind: JobKind, spec: dict[str, object], folder: str) -> Job:
         body = {"kind": kind, "spec": spec, "folder": folder}
-        return Job.model_validate(self._transport.post(f"{API}/jobs", body))
+        return Job.model_validate(self._transport.post(path("jobs"), body))
 
     def list(self, limit: int = 50) -> list[Job]:
         """Return the newest jobs."""
-        return [Job.model_validate(entry) for entry in self._transport.get(f"{API}/jobs", limit=limit)]
+        return [Job.model_validate(entry) for entry in self._transport.get(path("jobs"), limit=limit)]
 
     def show(self, id: str) -> Job:
         """Return one job; NotFoundError if there is none."""
-        return Job.model_validate(self._transport.get(f"{API}/jobs/{id}"))
+        return Job.model_validate(self._transport.get(path("jobs", id)))
 
     def metrics(self, id: str) -> list[EpochMetrics]:
         """Return the metrics of a training job, epoch by epoch, while it runs and after."""
-        found = self._transport.get(f"{API}/jobs/{id}/metrics")
+        found = self._transport.get(path("jobs", id, "metrics"))
         return [EpochMetrics.model_validate(entry) for entry in found]
 
     def logs(self, id: str) -> str:
         """Return a job's log so far."""
-        return self._transport.send("GET", f"{API}/jobs/{id}/logs").text
+        return self._transport.send("GET", path("jobs", id, "logs")).text
 
     def cancel(self, id: str) -> Job:
         """Stop a job; ConflictError if it has ended."""
-        return Job.model_validate(self._transport.post(f"{API}/jobs/{id}/cancel"))
+        return Job.model_validate(self._transport.post(path("jobs", id, "cancel")))
 
     def wait(self, id: str, *, on_progress: OnProgress | None = None, timeout_s: float | None = None) -> Job:
         """Return a job when it has succeeded, calling `on_progress` while it runs.

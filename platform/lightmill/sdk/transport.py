@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from pydantic import SecretStr
@@ -20,6 +21,18 @@ _BY_STATUS = {
     409: "ConflictError",
     503: "UnavailableError",
 }
+
+
+def path(*parts: str) -> str:
+    """Return the API's path to a thing. A part may hold any character; it stays one part.
+
+    Raises:
+        RequestError: A part is empty, "." or "..", which would lead elsewhere.
+    """
+    wrong = next((part for part in parts if part in ("", ".", "..")), None)
+    if wrong is not None:
+        raise RequestError(f"{wrong!r} names nothing.")
+    return "/".join((API, *(quote(part, safe="") for part in parts)))
 
 
 class Transport:
@@ -59,9 +72,9 @@ class Transport:
         """Return the JSON body of a POST."""
         return _json(self.send("POST", path, body=body))
 
-    def delete(self, path: str) -> Any:
+    def delete(self, path: str, **query: str | int) -> Any:
         """Return the JSON body of a DELETE."""
-        return _json(self.send("DELETE", path))
+        return _json(self.send("DELETE", path, query=query))
 
     def send(
         self, method: str, path: str, *, query: dict[str, Any] | None = None, body: object | None = None

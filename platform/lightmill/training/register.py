@@ -9,7 +9,9 @@ from lightmill.datasets.reading import feature_rows, read_rows
 from lightmill.errors import IntegrityError
 from lightmill.models.answers import signature_of
 from lightmill.models.architectures import build_module, parameter_count
+from lightmill.records.annotations import Evaluated, Evaluation
 from lightmill.records.assets import ModelCard, Provenance, VersionSummary
+from lightmill.records.base import now_iso
 from lightmill.records.references import AssetKind, VersionId
 from lightmill.records.signature import Architecture
 from lightmill.records.specs import TrainSpec
@@ -27,7 +29,10 @@ def register_best(
     checkpoint: VersionId,
     provenance: Provenance,
 ) -> VersionSummary:
-    """Publish a checkpoint's weights as the next version of `spec.model`, and move `spec.alias` to it."""
+    """Publish a checkpoint's weights as the next version of `spec.model`, and move `spec.alias` to it.
+
+    What was measured on the test split is added as an evaluation, which a promotion may rely on.
+    """
     best = registry.open(checkpoint)
     card, run = dataset.manifest.dataset, best.manifest.run
     if card is None or run is None:
@@ -48,6 +53,14 @@ def register_best(
         metrics=metrics,
     )
     summary = publish_model(registry, spec.model, state, model, provenance)
+    held_out = Evaluation(
+        dataset=dataset.id,
+        split="test",
+        metrics={"test_accuracy": metrics["test_accuracy"]},
+        created=now_iso(),
+        by=f"run {provenance.run or checkpoint.name}",
+    )
+    registry.annotate(summary.id, Evaluated(evaluation=held_out))
     if spec.alias:
         registry.set_alias(AssetKind.MODEL, spec.model, spec.alias, summary.id.seq)
     return summary

@@ -27,11 +27,20 @@ from lightmill.vault.confined import Confined
 from lightmill.vault.derivation import KEY_BYTES, asset_id, dedup_key, fingerprint, new_key, parquet_key
 from lightmill.vault.keyring import KeyRing
 from lightmill.vault.local_provider import LocalKeyProvider
-from lightmill.vault.signing import ALIAS_TYPE, COMMIT_TYPE, TOMBSTONE_TYPE, Signer, key_id_of, verify
+from lightmill.vault.signing import (
+    ALIAS_TYPE,
+    ANNOTATION_TYPE,
+    COMMIT_TYPE,
+    TOMBSTONE_TYPE,
+    Signer,
+    key_id_of,
+    verify,
+)
 from lightmill.vault.wrapping import KeyProvider, Wrapped, open_envelope, rewrap_envelope, seal_envelope
 
 __all__ = [
     "ALIAS_TYPE",
+    "ANNOTATION_TYPE",
     "COMMIT_TYPE",
     "HEADER_BYTES",
     "KEY_BYTES",

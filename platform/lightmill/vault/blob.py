@@ -45,7 +45,7 @@ _MAX_LOG2_SEGMENT = 26
 _LAYOUT = struct.Struct("<8sHBBQ32s32s44s")
 _RESERVED = bytes(44)
 _NONCE = struct.Struct("<7xIB")
-_KIND = re.compile(rb"data|manifest[a-z2-7]{26}[0-9]{10}")
+_KIND = re.compile(rb"data|manifest[a-z2-7]{26}[0-9]{10}|annotation[a-z2-7]{26}[0-9]{20}")
 _STORE_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -54,7 +54,8 @@ class BlobContext:
     """What a blob is for; it enters the key derivation, so a blob opens in its own context only.
 
     Attributes:
-        kind: b"data", or b"manifest" with the asset id (26 characters) and the version (10 digits).
+        kind: b"data"; b"manifest" with the asset id (26 characters) and the version (10 digits); or b"annotation"
+            with the asset id, the version and the number of the entry (10 digits).
         store_id: The id of the store, 32 lowercase hex characters.
         workspace: The workspace that owns the blob.
 
@@ -68,7 +69,10 @@ class BlobContext:
 
     def __post_init__(self) -> None:
         if not _KIND.fullmatch(self.kind):
-            raise RequestError(f'A blob is of kind "data" or "manifest" + asset id + version, not {self.kind!r}')
+            raise RequestError(
+                f'A blob is of kind "data", "manifest" + asset id + version, or "annotation" + asset id + version + '
+                f"entry, not {self.kind!r}"
+            )
         if not _STORE_ID.fullmatch(self.store_id):
             raise RequestError(f"A store id has 32 lowercase hex characters, this is {self.store_id!r}")
         if not self.workspace:
@@ -83,6 +87,11 @@ class BlobContext:
     def for_manifest(cls, store_id: str, workspace: str, mid: str, seq: int) -> BlobContext:
         """Return the context of the manifest of version `seq` of the asset `mid`."""
         return cls(kind=f"manifest{mid}{seq:010d}".encode(), store_id=store_id, workspace=workspace)
+
+    @classmethod
+    def for_annotation(cls, store_id: str, workspace: str, mid: str, seq: int, n: int) -> BlobContext:
+        """Return the context of what entry `n` of the annotations of asset `mid` says of version `seq`."""
+        return cls(kind=f"annotation{mid}{seq:010d}{n:010d}".encode(), store_id=store_id, workspace=workspace)
 
     @property
     def info(self) -> bytes:

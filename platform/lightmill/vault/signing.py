@@ -23,6 +23,7 @@ from lightmill.vault.confined import Confined
 COMMIT_TYPE = "application/vnd.lightmill.commit+json"
 ALIAS_TYPE = "application/vnd.lightmill.alias+json"
 TOMBSTONE_TYPE = "application/vnd.lightmill.tombstone+json"
+ANNOTATION_TYPE = "application/vnd.lightmill.annotation+json"
 
 MAX_SIGNED_BYTES = 16 << 20
 """The largest signed file that is read: a commit record that lists over 100,000 blobs."""

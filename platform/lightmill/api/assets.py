@@ -1,0 +1,148 @@
+"""The routes of datasets and models."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+
+from lightmill.control.assets import AssetService
+from lightmill.records.annotations import Stage, TagsChanged, TextChanged
+from lightmill.records.assets import (
+    AliasMove,
+    AssetDetail,
+    AssetSummary,
+    Lineage,
+    VersionDetail,
+    VersionSummary,
+)
+from lightmill.records.base import Record
+from lightmill.records.references import AssetKind
+from lightmill.records.search import PAGE_MAX, QUERY_MAX, ROWS_MAX, SearchPage
+
+Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
+
+
+class AliasRequest(Record):
+    """Where an alias should point; with `expect`, only if it points at that version now (0: nowhere)."""
+
+    version: int = Field(ge=1)
+    expect: int | None = Field(default=None, ge=0)
+
+
+class RollbackRequest(Record):
+    """Where an alias should go back to; None for where it pointed before its last move."""
+
+    to: int | None = Field(default=None, ge=1)
+
+
+class StageRequest(Record):
+    """A promotion; `required` are conditions on metrics, such as `test_accuracy>=0.9`."""
+
+    stage: Stage
+    required: tuple[str, ...] = ()
+
+
+class EvaluationRequest(Record):
+    """Measured quality on a split of a dataset version; `by` names who measured."""
+
+    dataset: str
+    split: Literal["train", "validation", "test"]
+    metrics: dict[str, float] = Field(min_length=1)
+    by: str = Field(min_length=1, max_length=200)
+
+
+def asset_routes(router: APIRouter, service: AssetService) -> None:
+    """Add the routes of both kinds."""
+    for kind in (AssetKind.DATASET, AssetKind.MODEL):
+        _looking(router, service, kind)
+        _aliases(router, service, kind)
+        _changing(router, service, kind)
+    _of_models(router, service)
+    _of_datasets(router, service)
+
+
+def _looking(router: APIRouter, service: AssetService, kind: AssetKind) -> None:
+    base = f"/{kind}s"
+
+    @router.get(base, name=f"list {kind}s")
+    def list_assets(deleted: bool = False, after: str = "", limit: Limit = PAGE_MAX) -> list[AssetSummary]:
+        return service.page(kind, deleted=deleted, after=after, limit=limit)
+
+    @router.get(f"/search{base}", name=f"search {kind}s")
+    def search(
+        query: Annotated[str, Query(max_length=QUERY_MAX)] = "",
+        sort: str = "-created",
+        limit: Limit = 50,
+        after: str = "",
+    ) -> SearchPage:
+        return service.search(kind, query, sort, limit, after)
+
+    @router.get(base + "/{name}", name=f"show {kind}")
+    def show(name: str, deleted: bool = False) -> AssetDetail:
+        return service.detail(kind, name, deleted=deleted)
+
+    @router.get(base + "/{name}/versions/{selector}", name=f"show {kind} version")
+    def show_version(name: str, selector: str) -> VersionDetail:
+        return service.version_detail(kind, f"{name}@{selector}")
+
+    @router.get(base + "/{name}/versions/{selector}/lineage", name=f"lineage of {kind} version")
+    def lineage(name: str, selector: str) -> Lineage:
+        return service.lineage(kind, f"{name}@{selector}")
+
+
+def _aliases(router: APIRouter, service: AssetService, kind: AssetKind) -> None:
+    base = f"/{kind}s" + "/{name}/aliases/{alias}"
+
+    @router.put(base, name=f"set {kind} alias")
+    def set_alias(name: str, alias: str, request: AliasRequest) -> AssetSummary:
+        return service.set_alias(kind, name, alias, request.version, request.expect)
+
+    @router.get(base, name=f"history of {kind} alias")
+    def alias_history(name: str, alias: str) -> list[AliasMove]:
+        return service.alias_history(kind, name, alias)
+
+    @router.post(base + "/rollback", name=f"roll back {kind} alias")
+    def roll_back(name: str, alias: str, request: RollbackRequest) -> AssetSummary:
+        return service.roll_back(kind, name, alias, request.to)
+
+
+def _changing(router: APIRouter, service: AssetService, kind: AssetKind) -> None:
+    base = f"/{kind}s" + "/{name}/versions/{selector}"
+
+    @router.put(base + "/tags", name=f"tag {kind} version")
+    def tag(name: str, selector: str, change: TagsChanged) -> VersionDetail:
+        return service.annotate(kind, f"{name}@{selector}", change)
+
+    @router.put(base + "/text", name=f"describe {kind} version")
+    def describe(name: str, selector: str, change: TextChanged) -> VersionDetail:
+        return service.annotate(kind, f"{name}@{selector}", change)
+
+    @router.delete(f"/{kind}s" + "/{name}/versions/{version}", name=f"delete {kind} version")
+    def delete(name: str, version: Annotated[int, Field(ge=1)], reason: str) -> VersionSummary:
+        return service.delete(kind, name, version, reason)
+
+
+def _of_models(router: APIRouter, service: AssetService) -> None:
+    base = "/models/{name}/versions/{selector}"
+
+    @router.put(base + "/stage")
+    def promote(name: str, selector: str, request: StageRequest) -> VersionDetail:
+        return service.promote(f"{name}@{selector}", request.stage, request.required)
+
+    @router.post(base + "/evaluations", status_code=201)
+    def evaluate(name: str, selector: str, request: EvaluationRequest) -> VersionDetail:
+        return service.evaluate(f"{name}@{selector}", request.dataset, request.split, request.metrics, request.by)
+
+
+def _of_datasets(router: APIRouter, service: AssetService) -> None:
+    @router.get("/datasets/{name}/versions/{selector}/rows")
+    def rows(
+        name: str,
+        selector: str,
+        split: str = "test",
+        offset: Annotated[int, Query(ge=0)] = 0,
+        limit: Annotated[int, Query(ge=1, le=ROWS_MAX)] = 100,
+    ) -> dict[str, list[Any]]:
+        return service.rows(f"{name}@{selector}", split, offset, limit).to_pydict()
