@@ -47,8 +47,11 @@ from lightmill.vault import (
     seal_envelope,
 )
 
-if TYPE_CHECKING:  # workers and replicas use no catalog and need not load it
+if TYPE_CHECKING:  # workers and replicas use no catalog and need not load it; torch loads with the tensors
+    import torch
+
     from lightmill.catalog import Catalog
+    from lightmill.registry.workers import Progress
 
 MANIFEST_MAX_BYTES = 64 << 20
 COMMIT_ATTEMPTS = 100
@@ -186,6 +189,24 @@ class Registry:
         except NotFoundError as exc:
             raise IntegrityError(f"Object {name} is missing from {self.store.url}.") from exc
 
+    def load(self, id: VersionId, into: torch.nn.Module, *, progress: Progress | None = None) -> OpenVersion:
+        """Verify a version and fill a module with its tensors; see `tensors.load_into_module` for the errors."""
+        from lightmill.registry.tensors import load_into_module
+
+        version = self.open(id)
+        load_into_module(version, into, progress=progress)
+        return version
+
+    def parent(self, kind: AssetKind, name: str) -> OpenVersion | None:
+        """Return the newest version, whose blobs the next may share; None if there is none that can be read."""
+        try:
+            return self.open(self.resolve(kind, Reference(name=name)))
+        except NotFoundError:
+            return None
+        except IntegrityError as exc:
+            logger.warning("%s %s shares no blobs with its newest version: %s", kind, name, exc.message)
+            return None
+
     # -- publishing ---------------------------------------------------------
 
     def begin(self, kind: AssetKind, name: str) -> drafts.Draft:
@@ -211,6 +232,7 @@ class Registry:
             seq = self.latest(draft.id.kind, draft.id.name) + 1
             done = self._committed(draft, seq - 1) or self._try_commit(draft, content, seq)
             if done:
+                draft.restore_reused()
                 draft.release()
                 summary = self._summary(*done)
                 self._index(summary)

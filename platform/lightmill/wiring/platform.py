@@ -25,6 +25,8 @@ def location_of(settings: Settings) -> RegistryLocation:
         store_url=settings.store_url,
         keyring_path=str(settings.keyring_path.absolute()),
         workspace=settings.workspace,
+        cache_path=str(settings.cache_folder),
+        cache_bytes=settings.cache_limit_bytes,
     )
 
 
