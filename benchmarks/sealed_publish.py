@@ -83,6 +83,7 @@ def _together(folder: Path, store: str, states: list[dict[str, torch.Tensor]]) -
     ready = context.Barrier(len(states) + 1)
 
     def publisher(number: int) -> None:
+        torch.set_num_threads(1)  # a pool of threads does not survive a fork
         registry = new_registry(LocalStore(folder / store), folder)
         ready.wait()
         publish(registry, states[number], f"m{number}")

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 from pathlib import Path
 
+import torch
+
 from benchmarks.figures import figure, note
 from benchmarks.sealed_models import MIB, RUNS, Arena, Published, published
 from lightmill.registry import Registry
@@ -78,6 +80,7 @@ def _read_by(model: Published, replicas: int, label: str) -> int:
     log, cache = model.folder / f"{label}.log", model.folder / label
 
     def replica() -> None:
+        torch.set_num_threads(1)  # a pool of threads does not survive a fork
         store = LoggingStore(model.folder / "store", log)
         caching = CachingStore(store, cache, 4 * CACHED_BYTES)
         registry = Registry(caching, model.registry.keyring, "default", model.registry.store_id)

@@ -152,15 +152,13 @@ class Draft(Confined):
         )
         return SealedFiles(files=entries, blobs=sealed.blobs)
 
-    def restore_reused(self) -> int:
-        """After the commit: make blobs of the parent again that were collected meanwhile; return how many.
-
-        Call it while the lease stands; see `sealing.restore` for the errors.
-        """
-        return restore(self._store, self._context, self._reused)
-
     def release(self) -> None:
-        """Remove the lease, after the commit or when the draft is given up."""
+        """Remove the lease, after the commit or when the draft is given up.
+
+        First, while the lease stands, blobs of the parent that a collector removed since they were looked up are
+        made again; see `sealing.restore` for the errors.
+        """
+        restore(self._store, self._context, self._reused)
         self._store.delete(lease_name(self.id.publish_id))
 
 

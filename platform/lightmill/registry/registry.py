@@ -197,16 +197,6 @@ class Registry:
         load_into_module(version, into, progress=progress)
         return version
 
-    def parent(self, kind: AssetKind, name: str) -> OpenVersion | None:
-        """Return the newest version, whose blobs the next may share; None if there is none that can be read."""
-        try:
-            return self.open(self.resolve(kind, Reference(name=name)))
-        except NotFoundError:
-            return None
-        except IntegrityError as exc:
-            logger.warning("%s %s shares no blobs with its newest version: %s", kind, name, exc.message)
-            return None
-
     # -- publishing ---------------------------------------------------------
 
     def begin(self, kind: AssetKind, name: str) -> drafts.Draft:
@@ -232,7 +222,6 @@ class Registry:
             seq = self.latest(draft.id.kind, draft.id.name) + 1
             done = self._committed(draft, seq - 1) or self._try_commit(draft, content, seq)
             if done:
-                draft.restore_reused()
                 draft.release()
                 summary = self._summary(*done)
                 self._index(summary)

@@ -14,6 +14,7 @@ from lightmill.records.references import AssetKind, VersionId
 from lightmill.records.signature import Architecture
 from lightmill.records.specs import TrainSpec
 from lightmill.registry import Content, OpenVersion, Registry, RegistryLocation
+from lightmill.registry.parents import newest_version
 from lightmill.registry.tensors import seal_model
 from lightmill.training.checkpoints import load_model_state
 
@@ -58,7 +59,7 @@ def publish_model(
 ) -> VersionSummary:
     """Publish weights and a card as the next version of model `name`; see `Registry.commit` for the errors."""
     draft = registry.begin(AssetKind.MODEL, name)
-    sealed = seal_model(draft, state, registry.parent(AssetKind.MODEL, name))
+    sealed = seal_model(draft, state, newest_version(registry, AssetKind.MODEL, name))
     content = Content(
         files=(sealed.file,),
         tensors=sealed.tensors.tensors,

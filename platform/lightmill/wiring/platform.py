@@ -33,6 +33,9 @@ def location_of(settings: Settings) -> RegistryLocation:
 def open_platform(settings: Settings) -> Platform:
     """Open catalog, store and key ring, which `bootstrap` has made.
 
+    The registry here reads the store itself, past this node's cache, since it also checks, copies and repairs;
+    replicas and workers open `location`, which has the cache.
+
     Raises:
         NotFoundError: There is no store or no key ring yet.
         UnavailableError: The catalog does not answer.
@@ -40,4 +43,5 @@ def open_platform(settings: Settings) -> Platform:
     """
     catalog = Catalog.open(settings.catalog_url)
     location = location_of(settings)
-    return Platform(settings=settings, catalog=catalog, registry=location.open(catalog), location=location)
+    registry = location.model_copy(update={"cache_bytes": 0}).open(catalog)
+    return Platform(settings=settings, catalog=catalog, registry=registry, location=location)

@@ -59,12 +59,13 @@ def copies(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("size", "wanted", "whole"),
     [
-        (8 * MIB, 1, True),
-        (8 * MIB + 1, 1, False),
+        (8 * MIB, 128, False),
+        (8 * MIB, 129, True),
+        (8 * MIB + 1, 129, False),
         (64 * MIB, 16 * MIB, False),
         (64 * MIB, 16 * MIB + 1, True),
         (64 * MIB, 64 * MIB, True),
-        (0, 0, True),
+        (0, 0, False),
     ],
 )
 def test_small_blobs_and_those_of_which_much_is_wanted_are_fetched_whole(size: int, wanted: int, whole: bool) -> None:

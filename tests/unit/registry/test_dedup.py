@@ -11,6 +11,7 @@ from lightmill.errors import IntegrityError, RequestError
 from lightmill.records.references import AssetKind, Reference, VersionId
 from lightmill.registry import Content, Draft, Registry
 from lightmill.registry.names import blob_name, envelope_name, manifest_name
+from lightmill.registry.parents import newest_version
 from lightmill.registry.tensors import load_tensors, plain_tensors, seal_model
 from tests.attacks.scene import signed_payload
 from tests.counting import CountingStore
@@ -31,7 +32,7 @@ def with_layer(state: dict[str, torch.Tensor], number: int) -> dict[str, torch.T
 
 def seal_as_child(registry: Registry, state: dict[str, torch.Tensor], name: str = "m") -> tuple[Draft, Content]:
     draft = registry.begin(MODEL, name)
-    sealed = seal_model(draft, state, registry.parent(MODEL, name))
+    sealed = seal_model(draft, state, newest_version(registry, MODEL, name))
     content = Content(
         files=(sealed.file,),
         tensors=sealed.tensors.tensors,
@@ -135,14 +136,14 @@ def test_a_parent_of_another_asset_kind_or_workspace_is_refused(world: World) ->
 
 
 def test_there_is_no_parent_before_the_first_version(world: World) -> None:
-    assert world.registry.parent(MODEL, "m") is None
+    assert newest_version(world.registry, MODEL, "m") is None
 
 
 def test_a_parent_that_cannot_be_read_costs_sharing_and_nothing_else(world: World) -> None:
     publish(world.registry, model())
     (name,) = world.names("m/")
     world.path(name).write_bytes(b"x")
-    assert world.registry.parent(MODEL, "m") is None
+    assert newest_version(world.registry, MODEL, "m") is None
 
 
 @pytest.mark.parametrize("damage", ["gone", "short", "header"])
@@ -212,7 +213,7 @@ def test_progress_of_sealing_counts_every_byte_shared_or_not(world: World, threa
     tensors = plain_tensors(with_layer(model(), 1))
     sealed = draft.seal_tensors(
         tensors,
-        world.registry.parent(MODEL, "m"),
+        newest_version(world.registry, MODEL, "m"),
         threads=threads,
         progress=lambda done, total: seen.append((done, total)),
     )
