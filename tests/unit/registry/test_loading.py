@@ -15,7 +15,7 @@ from torch import nn
 from lightmill.errors import IntegrityError, NotFoundError, RequestError, UnavailableError
 from lightmill.registry import OpenVersion
 from lightmill.registry.names import blob_name
-from lightmill.registry.tensors import load_into_module, load_slice, load_slices, load_tensors
+from lightmill.registry.tensors import load_slice, load_slices, load_tensors
 from lightmill.storage import BlobStore
 from tests.counting import CountingStore
 from tests.unit.registry.world import World, open_latest, publish
@@ -248,13 +248,3 @@ def test_large_tensors_lie_in_memory_of_their_own_and_can_be_used_like_any(share
     found += 1
     assert torch.equal(found, state()["own"] + 1)
     assert torch.equal(found.clone(), found) and found.is_contiguous()
-
-
-def test_a_module_that_cannot_be_read_is_zeroed(shared: World, counting: CountingStore) -> None:
-    module = nn.Module()
-    for name, value in state().items():
-        module.register_buffer(name.replace(".", "_"), torch.ones_like(value))
-    publish_names = {name.replace(".", "_"): value for name, value in state().items()}
-    with pytest.raises(IntegrityError, match="differ in tensors"):
-        load_into_module(opened(shared, counting), module)
-    assert all(value.all() for value in module.state_dict().values()) and publish_names
