@@ -3,7 +3,7 @@
 # make check   ruff, pyright, import-linter
 # make bench   the benchmarks, one JSON object a line
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-cluster test-slow check format bench lock clean
+.PHONY: help setup demo test test-fast test-cluster test-slow check format bench bench-registry lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -54,6 +54,9 @@ format: setup
 
 bench: setup
 	@$(BIN)/python -m benchmarks
+
+bench-registry: setup
+	@$(BIN)/python -m benchmarks registry
 
 # Resolve anew: a fresh environment, newest versions that pyproject.toml admits, torch as pinned here.
 lock:

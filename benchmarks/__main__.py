@@ -1,10 +1,22 @@
-"""`make bench`: all benchmarks, or those named as arguments."""
+"""`make bench`: all benchmarks, or those named as arguments; `registry` stands for all of the registry's.
+
+`--quick` takes smaller models where a benchmark has a size.
+"""
 
 from __future__ import annotations
 
 import sys
 
-from benchmarks import catalog_scale, first_prediction, serve_small, train_overhead
+from benchmarks import (
+    catalog_scale,
+    first_prediction,
+    sealed_load,
+    sealed_publish,
+    sealed_reads,
+    sealed_remote,
+    serve_small,
+    train_overhead,
+)
 from benchmarks.figures import note
 
 BENCHMARKS = {
@@ -12,15 +24,23 @@ BENCHMARKS = {
     "train_overhead": train_overhead.main,
     "serve_small": serve_small.main,
     "catalog_scale": catalog_scale.main,
+    "load_warm": sealed_load.warm,
+    "load_cold": sealed_load.cold,
+    "load_memory": sealed_load.memory,
+    "load_reads": sealed_reads.main,
+    "load_s3": sealed_remote.main,
+    "publish": sealed_publish.main,
 }
+GROUPS = {"registry": ["load_warm", "load_cold", "load_memory", "load_reads", "load_s3", "publish", "catalog_scale"]}
 
 
 def main() -> int:
     """Run benchmarks by name."""
-    names = sys.argv[1:] or list(BENCHMARKS)
+    asked = [word for word in sys.argv[1:] if word != "--quick"] or list(BENCHMARKS)
+    names = [name for word in asked for name in GROUPS.get(word, [word])]
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
-        note(f"There is no benchmark {unknown[0]!r}; choose from {', '.join(BENCHMARKS)}.")
+        note(f"There is no benchmark {unknown[0]!r}; choose from {', '.join([*BENCHMARKS, *GROUPS])}.")
         return 2
     for name in names:
         note(f"benchmark {name} ...")

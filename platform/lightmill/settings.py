@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +18,7 @@ from lightmill.errors import RequestError
 
 MINIMUM_LOGICAL_CPUS = 8
 PRESTARTED_WORKERS = 4
+CACHE_BYTES = 20 << 30
 
 
 def _logical_cpus() -> int:
@@ -43,6 +45,8 @@ class Settings(BaseSettings):
     num_gpus: int | None = Field(default=None, ge=0)
     object_store_bytes: int | None = Field(default=None, ge=80_000_000)
     promotion_requires: str = ""
+    cache_path: Path | None = None
+    cache_bytes: int | None = Field(default=None, ge=0)
     url: str = ""
     api_key: SecretStr | None = None
 
@@ -71,6 +75,24 @@ class Settings(BaseSettings):
         return (
             self.store if "://" in self.store else str(Path(self.store or self.home / "store").expanduser().absolute())
         )
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where this node keeps sealed blobs that it has read from a remote store."""
+        return (self.cache_path or self.home / "cache").expanduser().absolute()
+
+    @property
+    def cache_limit_bytes(self) -> int:
+        """The most that this node's cache holds; 0 is none, the default for a store on this machine.
+
+        For a remote store 20 GiB, or a tenth of the disk if that is less.
+        """
+        if self.cache_bytes is not None:
+            return self.cache_bytes
+        if "://" not in self.store_url or self.store_url.startswith(("file://", "memory://")):
+            return 0
+        folder = next(path for path in (self.cache_folder, *self.cache_folder.parents) if path.exists())
+        return min(CACHE_BYTES, shutil.disk_usage(folder).total // 10)
 
     @property
     def catalog_url(self) -> str:
@@ -146,6 +168,8 @@ class Settings(BaseSettings):
             "LIGHTMILL_HOST": self.host,
             "LIGHTMILL_HTTP_PORT": str(self.http_port),
             "LIGHTMILL_RAY_PORT": str(self.ray_port),
+            **({"LIGHTMILL_CACHE_PATH": str(self.cache_folder)} if self.cache_path else {}),
+            **({} if self.cache_bytes is None else {"LIGHTMILL_CACHE_BYTES": str(self.cache_bytes)}),
             "LIGHTMILL_DASHBOARD_PORT": str(self.dashboard_port),
             # Ray closed to strangers: its token on, its ports on loopback (what Ray does on laptops).
             "RAY_AUTH_MODE": "token",

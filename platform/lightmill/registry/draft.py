@@ -12,12 +12,16 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lightmill.errors import IntegrityError, NotFoundError
-from lightmill.records.assets import BlobEntry, FileEntry, Piece, TensorEntry
+from lightmill.errors import IntegrityError, NotFoundError, RequestError
+from lightmill.records.assets import BlobEntry, FileEntry, TensorEntry
 from lightmill.records.base import Record, now_iso
 from lightmill.records.references import AssetKind
-from lightmill.registry.content import put_if_absent, seal_items
+from lightmill.registry.content import put_if_absent
 from lightmill.registry.names import blob_name, lease_name
+from lightmill.registry.packing import layer_of
+from lightmill.registry.sealing import Reused, restore, seal_items
+from lightmill.registry.version import OpenVersion
+from lightmill.registry.workers import Progress
 from lightmill.storage import BlobStore
 from lightmill.vault import (
     BlobContext,
@@ -46,10 +50,11 @@ class DraftId(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealedTensors:
-    """Tensors on the store: where each lies, in the blobs that hold them."""
+    """Tensors on the store: where each lies, in the blobs that hold them; `reused` of these are the parent's."""
 
     tensors: tuple[TensorEntry, ...]
     blobs: tuple[BlobEntry, ...]
+    reused: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +86,7 @@ class Draft(Confined):
         self._store = store
         self._context = BlobContext.for_data(store_id, workspace)
         self._dedup_key = keyring.dedup_key(workspace, id.mid)
+        self._reused: list[Reused] = []
 
     def __repr__(self) -> str:
         return f"Draft({self.id.kind} {self.id.name}, {self.id.publish_id})"
@@ -95,30 +101,64 @@ class Draft(Confined):
         put_if_absent(self._store, blob_name(digest), data)
         return digest, len(data)
 
-    def seal_tensors(self, tensors: Sequence[PlainTensor]) -> SealedTensors:
-        """Seal tensors into blobs."""
-        blobs, pieces = self._seal([tensor.data for tensor in tensors])
+    def seal_tensors(
+        self,
+        tensors: Sequence[PlainTensor],
+        parent: OpenVersion | None = None,
+        *,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> SealedTensors:
+        """Seal tensors into blobs, except what the blobs of `parent` hold already.
+
+        Args:
+            tensors: Their bytes must not change before the commit.
+            parent: An earlier version of the same asset; see `sealing`.
+            threads: How many threads work; by default one a CPU, at least two.
+            progress: Called with (bytes done, bytes in all).
+
+        Raises:
+            RequestError: `parent` is a version of another asset, store or workspace.
+            UnavailableError: The store cannot be written.
+        """
+        if parent and ((parent.id.kind, parent.id.name) != (self.id.kind, self.id.name)):
+            raise RequestError(f"{parent.id} cannot be the parent of a version of {self.id.kind} {self.id.name}.")
+        if parent and parent.context != self._context:
+            raise RequestError(f"{parent.id} lies in another store or workspace; versions share no blobs across them.")
+        sealed = seal_items(
+            self._store,
+            self._context,
+            self._dedup_key,
+            [tensor.data for tensor in tensors],
+            layers=[layer_of(tensor.name) for tensor in tensors],
+            parent=parent.manifest.blobs if parent else (),
+            threads=threads,
+            progress=progress,
+        )
+        self._reused.extend(sealed.reused)
         entries = tuple(
             TensorEntry(name=tensor.name, dtype=tensor.dtype, shape=tensor.shape, pieces=found)
-            for tensor, found in zip(tensors, pieces, strict=True)
+            for tensor, found in zip(tensors, sealed.pieces, strict=True)
         )
-        return SealedTensors(tensors=entries, blobs=blobs)
+        return SealedTensors(tensors=entries, blobs=sealed.blobs, reused=len(sealed.reused))
 
     def seal_files(self, files: Mapping[str, bytes]) -> SealedFiles:
         """Seal small files into blobs."""
-        blobs, pieces = self._seal([memoryview(data) for data in files.values()])
+        items = [memoryview(data) for data in files.values()]
+        sealed = seal_items(self._store, self._context, self._dedup_key, items)
         entries = tuple(
             FileEntry(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest(), pieces=found)
-            for (path, data), found in zip(files.items(), pieces, strict=True)
+            for (path, data), found in zip(files.items(), sealed.pieces, strict=True)
         )
-        return SealedFiles(files=entries, blobs=blobs)
-
-    def _seal(self, items: Sequence[memoryview]) -> tuple[tuple[BlobEntry, ...], list[tuple[Piece, ...]]]:
-        blobs, pieces = seal_items(self._store, self._context, self._dedup_key, items)
-        return tuple(blobs), pieces
+        return SealedFiles(files=entries, blobs=sealed.blobs)
 
     def release(self) -> None:
-        """Remove the lease, after the commit or when the draft is given up."""
+        """Remove the lease, after the commit or when the draft is given up.
+
+        First, while the lease stands, blobs of the parent that a collector removed since they were looked up are
+        made again; see `sealing.restore` for the errors.
+        """
+        restore(self._store, self._context, self._reused)
         self._store.delete(lease_name(self.id.publish_id))
 
 

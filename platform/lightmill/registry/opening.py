@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lightmill.errors import ConflictError, IntegrityError, NotFoundError
 from lightmill.records.base import Record
+from lightmill.registry.cache import CachingStore
 from lightmill.registry.names import STORE_FILE
 from lightmill.registry.registry import Registry
 from lightmill.storage import BlobStore, open_store
@@ -24,11 +25,16 @@ STORE_FILE_MAX_BYTES = 1 << 16
 
 
 class RegistryLocation(Record):
-    """Where a registry and its key ring are. Each process opens them itself."""
+    """Where a registry and its key ring are. Each process opens them itself.
+
+    `cache_bytes` is the limit of the node's cache of sealed blobs below `cache_path`; 0 means none.
+    """
 
     store_url: str
     keyring_path: str
     workspace: str
+    cache_path: str = ""
+    cache_bytes: int = 0
 
     def open(self, catalog: Catalog | None = None) -> Registry:
         """Open the registry in this process; without a catalog, opened once and kept.
@@ -49,6 +55,8 @@ def _open_once(location: RegistryLocation) -> Registry:
 
 def _open(location: RegistryLocation, catalog: Catalog | None) -> Registry:
     store = open_store(location.store_url)
+    if location.cache_bytes:
+        store = CachingStore(store, location.cache_path, location.cache_bytes)
     keyring = KeyRing.open(Path(location.keyring_path))
     return Registry(store, keyring, location.workspace, read_store_id(store), catalog)
 

@@ -35,8 +35,11 @@ from lightmill.registry.version import OpenVersion
 from lightmill.storage import BlobStore
 from lightmill.vault import BlobContext, KeyRing
 
-if TYPE_CHECKING:  # workers and replicas use no catalog and need not load it
+if TYPE_CHECKING:  # workers and replicas use no catalog and need not load it; torch loads with the tensors
+    import torch
+
     from lightmill.catalog import Catalog
+    from lightmill.registry.workers import Progress
 
 
 class Registry:
@@ -141,6 +144,14 @@ class Registry:
         self._deletions.refuse(id, mid)
         manifest, key = self._manifests.read(mid, id, record.manifest)
         return OpenVersion(id, manifest, key, self.store, BlobContext.for_data(self.store_id, self.workspace))
+
+    def load(self, id: VersionId, into: torch.nn.Module, *, progress: Progress | None = None) -> OpenVersion:
+        """Verify a version and fill a module with its tensors; see `tensors.load_into_module` for the errors."""
+        from lightmill.registry.tensors import load_into_module
+
+        version = self.open(id)
+        load_into_module(version, into, progress=progress)
+        return version
 
     # -- publishing ---------------------------------------------------------
 

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from lightmill.errors import IntegrityError, NotFoundError
+from lightmill.errors import IntegrityError, NotFoundError, RequestError
 from lightmill.records.assets import BlobEntry, FileEntry, Manifest, TensorEntry
 from lightmill.records.references import VersionId
-from lightmill.registry.content import LOAD_THREADS, Target, load_targets
+from lightmill.registry.content import Target, load_targets
 from lightmill.registry.names import blob_name
+from lightmill.registry.workers import Progress
 from lightmill.storage import BlobStore
 from lightmill.vault import BlobContext, Confined, decode_base64, parquet_key
 
 SAFETENSORS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorRange:
+    """Bytes [start, start + length of `out`) of a tensor, C order, and the writable memory that takes them."""
+
+    name: str
+    start: int
+    out: memoryview
 
 
 class OpenVersion(Confined):
@@ -27,9 +38,15 @@ class OpenVersion(Confined):
         self._store = store
         self._context = context
         self._blobs: Mapping[str, BlobEntry] = {blob.id: blob for blob in manifest.blobs}
+        self._tensors: Mapping[str, TensorEntry] = {entry.name: entry for entry in manifest.tensors}
 
     def __repr__(self) -> str:
         return f"OpenVersion({self.id.kind} {self.id})"
+
+    @property
+    def context(self) -> BlobContext:
+        """What its blobs are sealed for: store and workspace."""
+        return self._context
 
     def subkey(self, name: str) -> bytes:
         """Return the 32-byte key for the Parquet columns or footer called `name`."""
@@ -41,33 +58,60 @@ class OpenVersion(Confined):
         Raises:
             NotFoundError: The version holds no such tensor.
         """
-        for entry in self.manifest.tensors:
-            if entry.name == name:
-                return entry
-        raise NotFoundError(f"{self.id} holds no tensor {name!r}.")
+        try:
+            return self._tensors[name]
+        except KeyError:
+            raise NotFoundError(f"{self.id} holds no tensor {name!r}.") from None
 
     def load_into(
-        self,
-        outs: Mapping[str, memoryview],
-        *,
-        threads: int = LOAD_THREADS,
-        progress: Callable[[int], None] | None = None,
+        self, outs: Mapping[str, memoryview], *, threads: int | None = None, progress: Progress | None = None
     ) -> None:
         """Read tensors into `outs` (name to writable bytes of the tensor's exact size).
+
+        Args:
+            outs: The destinations.
+            threads: How many threads read and decrypt; by default what suits CPUs and store.
+            progress: Called with (bytes done, bytes in all).
 
         Raises:
             IntegrityError: Stored bytes are not what was written; every destination is zeroed.
             NotFoundError: The version holds no tensor of such a name.
+            UnavailableError: The store does not answer; every destination is zeroed.
         """
-        targets: list[Target] = []
         for name, out in outs.items():
-            done = 0
-            for piece in self.tensor(name).pieces:
-                targets.append(Target(blob=piece.blob, offset=piece.offset, out=out[done : done + piece.length]))
-                done += piece.length
-            if done != out.nbytes:
-                raise IntegrityError(f"Tensor {name!r} of {self.id} has {done} bytes; {out.nbytes} were expected.")
+            size = sum(piece.length for piece in self.tensor(name).pieces)
+            if size != out.nbytes:
+                raise IntegrityError(f"Tensor {name!r} of {self.id} has {size} bytes; {out.nbytes} were expected.")
+        ranges = [TensorRange(name=name, start=0, out=out) for name, out in outs.items()]
+        self.load_ranges(ranges, threads=threads, progress=progress)
+
+    def load_ranges(
+        self, ranges: Sequence[TensorRange], *, threads: int | None = None, progress: Progress | None = None
+    ) -> None:
+        """Read parts of tensors, and of the store little more than that; see `planning` for how much.
+
+        Raises:
+            RequestError: A range lies outside its tensor; nothing was read.
+            IntegrityError: Stored bytes are not what was written; every destination is zeroed.
+            NotFoundError: The version holds no tensor of such a name.
+            UnavailableError: The store does not answer; every destination is zeroed.
+        """
+        targets = [target for wanted in ranges for target in self._targets(wanted)]
         load_targets(self._store, self._context, self._blobs, targets, threads=threads, progress=progress)
+
+    def _targets(self, wanted: TensorRange) -> list[Target]:
+        """Say which bytes of which blobs a range is."""
+        targets: list[Target] = []
+        base, end = 0, wanted.start + wanted.out.nbytes
+        for piece in self.tensor(wanted.name).pieces:
+            low, high = max(wanted.start, base), min(end, base + piece.length)
+            if low < high:
+                out = wanted.out[low - wanted.start : high - wanted.start]
+                targets.append(Target(blob=piece.blob, offset=piece.offset + low - base, out=out))
+            base += piece.length
+        if not 0 <= wanted.start <= end <= base:
+            raise RequestError(f"Tensor {wanted.name!r} of {self.id} has {base} bytes; not {wanted.start} to {end}.")
+        return targets
 
     def read_file(self, path: str) -> bytes:
         """Return a file that lies in blobs.

@@ -16,7 +16,8 @@ from lightmill.records.references import AssetKind, VersionId
 from lightmill.records.signature import Architecture
 from lightmill.records.specs import TrainSpec
 from lightmill.registry import Content, OpenVersion, Registry, RegistryLocation
-from lightmill.registry.tensors import encode_header, plain_tensors, safetensors_file, safetensors_header
+from lightmill.registry.parents import newest_version
+from lightmill.registry.tensors import seal_model
 from lightmill.training.checkpoints import load_model_state
 
 
@@ -71,14 +72,12 @@ def publish_model(
 ) -> VersionSummary:
     """Publish weights and a card as the next version of model `name`; see `Registry.commit` for the errors."""
     draft = registry.begin(AssetKind.MODEL, name)
-    tensors = plain_tensors(state)
-    header = safetensors_header(tensors)
-    sealed = draft.seal_tensors(tensors)
+    sealed = seal_model(draft, state, newest_version(registry, AssetKind.MODEL, name))
     content = Content(
-        files=(safetensors_file(header, tensors, sealed),),
-        tensors=sealed.tensors,
-        safetensors_header=encode_header(header),
-        blobs=sealed.blobs,
+        files=(sealed.file,),
+        tensors=sealed.tensors.tensors,
+        safetensors_header=sealed.header,
+        blobs=sealed.tensors.blobs,
         model=card,
         provenance=provenance,
     )

@@ -20,6 +20,7 @@ from lightmill.vault.blob import (
     BlobReader,
     open_blob,
     seal_blob,
+    seal_into,
     sealed_size,
 )
 from lightmill.vault.canonical import canonical_json, decode_base64, encode_base64, parse_json
@@ -70,6 +71,7 @@ __all__ = [
     "rewrap_envelope",
     "seal_blob",
     "seal_envelope",
+    "seal_into",
     "sealed_size",
     "verify",
 ]

@@ -262,19 +262,49 @@ def seal_blob(
         RequestError: When an argument is outside these limits.
     """
     view = _as_bytes(plaintext)
+    _check_limits(view, segment_bytes)
+    sealed = bytearray(sealed_size(view.nbytes, segment_bytes))
+    seal_into(memoryview(sealed), view, key, context, segment_bytes=segment_bytes, salt=salt)
+    return sealed
+
+
+def seal_into(
+    out: memoryview,
+    plaintext: Buffer,
+    key: bytes,
+    context: BlobContext,
+    *,
+    segment_bytes: int = SEGMENT_BYTES,
+    salt: bytes | None = None,
+) -> memoryview:
+    """Seal a contiguous buffer into memory that is used again, and return the part of it that holds the object.
+
+    Args:
+        out: Writable and contiguous, at least `sealed_size` bytes; it must not overlap the plaintext.
+        plaintext: See `seal_blob`.
+        key: See `seal_blob`.
+        context: See `seal_blob`.
+        segment_bytes: See `seal_blob`.
+        salt: That of an object which is lost, to make its very bytes again from the same plaintext under the
+            same key; whoever does that compares the digest before the result leaves the process.
+
+    Raises:
+        RequestError: When an argument is outside these limits.
+    """
+    view = _as_bytes(plaintext)
+    _check_limits(view, segment_bytes)
     log2_segment = segment_bytes.bit_length() - 1
-    if not _MIN_LOG2_SEGMENT <= log2_segment <= _MAX_LOG2_SEGMENT or segment_bytes != 1 << log2_segment:
-        raise RequestError(f"A segment is a power of two from 2**16 to 2**26 bytes, not {segment_bytes}")
-    if view.nbytes > MAX_PLAINTEXT_BYTES:
-        raise RequestError(f"A blob holds at most {MAX_PLAINTEXT_BYTES} bytes, not {view.nbytes}; split the data")
     salt = secrets.token_bytes(SALT_BYTES) if salt is None else salt
     if len(salt) != SALT_BYTES:
         raise RequestError(f"A salt has {SALT_BYTES} bytes, this one has {len(salt)}")
+    size = sealed_size(view.nbytes, segment_bytes)
+    if out.nbytes < size:
+        raise RequestError(f"Sealing {view.nbytes} bytes needs {size} bytes of room, not {out.nbytes}")
+    sealed = out[:size]
     aead, commitment = _derive(key, salt, context)
     header = _LAYOUT.pack(_MAGIC, _SUITE_AES_256_GCM, log2_segment, 0, view.nbytes, salt, commitment, _RESERVED)
-    sealed = bytearray(sealed_size(view.nbytes, segment_bytes))
     sealed[:HEADER_BYTES] = header
-    room = memoryview(sealed)[HEADER_BYTES:]
+    room = sealed[HEADER_BYTES:]
     last = _segment_count(view.nbytes, segment_bytes) - 1
     for i in range(last + 1):
         segment = view[i * segment_bytes : (i + 1) * segment_bytes]
@@ -282,6 +312,13 @@ def seal_blob(
         target = room[start : start + segment.nbytes + TAG_BYTES]
         aead.encrypt_into(_NONCE.pack(i, i == last), segment, header, target)
     return sealed
+
+
+def _check_limits(view: memoryview, segment_bytes: int) -> None:
+    if not 1 << _MIN_LOG2_SEGMENT <= segment_bytes <= 1 << _MAX_LOG2_SEGMENT or segment_bytes & (segment_bytes - 1):
+        raise RequestError(f"A segment is a power of two from 2**16 to 2**26 bytes, not {segment_bytes}")
+    if view.nbytes > MAX_PLAINTEXT_BYTES:
+        raise RequestError(f"A blob holds at most {MAX_PLAINTEXT_BYTES} bytes, not {view.nbytes}; split the data")
 
 
 def open_blob(

@@ -25,11 +25,16 @@ def location_of(settings: Settings) -> RegistryLocation:
         store_url=settings.store_url,
         keyring_path=str(settings.keyring_path.absolute()),
         workspace=settings.workspace,
+        cache_path=str(settings.cache_folder),
+        cache_bytes=settings.cache_limit_bytes,
     )
 
 
 def open_platform(settings: Settings) -> Platform:
     """Open catalog, store and key ring, which `bootstrap` has made.
+
+    The registry here reads the store itself, past this node's cache, since it also checks, copies and repairs;
+    replicas and workers open `location`, which has the cache.
 
     Raises:
         NotFoundError: There is no store or no key ring yet.
@@ -38,4 +43,5 @@ def open_platform(settings: Settings) -> Platform:
     """
     catalog = Catalog.open(settings.catalog_url)
     location = location_of(settings)
-    return Platform(settings=settings, catalog=catalog, registry=location.open(catalog), location=location)
+    registry = location.model_copy(update={"cache_bytes": 0}).open(catalog)
+    return Platform(settings=settings, catalog=catalog, registry=registry, location=location)

@@ -97,10 +97,11 @@ def test_tensors_of_several_mebibytes_and_one_larger_than_a_blob(world: World) -
         p.blob for n in ("small", "tail") for p in version.tensor(n).pieces
     }
     assert summary.size_bytes > 75 << 20
-    seen: list[int] = []
-    found = load_tensors(version, threads=3, progress=seen.append)
+    seen: list[tuple[int, int]] = []
+    found = load_tensors(version, threads=3, progress=lambda done, total: seen.append((done, total)))
     assert all(same_bits(state[name], found[name]) for name in state)
-    assert sum(seen) == sum(blob.length for blob in version.manifest.blobs)
+    size = sum(value.nbytes for value in state.values())
+    assert seen[-1] == (size, size) and [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
 def test_only_the_tensors_that_are_named_are_read(world: World) -> None:
