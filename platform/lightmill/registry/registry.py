@@ -33,6 +33,7 @@ from lightmill.records.references import LATEST, AssetKind, Reference, VersionId
 from lightmill.registry import draft as drafts
 from lightmill.registry import names
 from lightmill.registry.content import put_if_absent
+from lightmill.registry.envelopes import open_newest
 from lightmill.registry.signed import SignedLog, read_record
 from lightmill.registry.summary import summarize
 from lightmill.registry.version import OpenVersion
@@ -169,16 +170,15 @@ class Registry:
         number); the one whose key opens the manifest is the version's.
         """
         context = self._manifest_context(mid, id.seq)
-        problem: IntegrityError | None = None
-        for name in sorted(self.store.list(names.envelopes_prefix(mid, id.seq)), reverse=True):
-            try:
-                key = open_envelope(
-                    self._get(name), self.keyring.provider, self._envelope_context(mid, id.seq), name=name
-                )
-                return key, open_blob(data, key, context, name=f"manifest of {id}")
-            except IntegrityError as exc:
-                problem = problem or exc
-        raise problem or IntegrityError(f"{id} has no envelope on {self.store.url}; restore it from a backup.")
+
+        def open_one(name: str, envelope: bytes) -> tuple[bytes, bytes]:
+            key = open_envelope(envelope, self.keyring.provider, self._envelope_context(mid, id.seq), name=name)
+            return key, open_blob(data, key, context, name=f"manifest of {id}")
+
+        found = open_newest(self.store, names.envelopes_prefix(mid, id.seq), open_one)
+        if found is None:
+            raise IntegrityError(f"{id} has no envelope on {self.store.url}; restore it from a backup.")
+        return found
 
     def _get(self, name: str) -> bytes:
         try:

@@ -151,6 +151,13 @@ class KeyRing(Confined):
         return self._seal.protection.kind if self._seal else "none"
 
     @property
+    def protection_key(self) -> tuple[str, str] | None:
+        """Provider and id of the root key that seals this ring, when a key service does."""
+        self._contents  # noqa: B018 - reads the file again if it changed
+        found = self._seal.protection if self._seal else None
+        return (found.provider, found.key_id) if isinstance(found, ServiceWrap) else None
+
+    @property
     def trail(self) -> TrailEnd | None:
         """The last receipt of the audit trail beside the ring that the ring knows of."""
         return self._contents.trail
