@@ -8,13 +8,13 @@ own backups hold its root keys; a key service keeps none.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from lightmill.errors import ConflictError, NotFoundError, RequestError
 from lightmill.records.base import now_iso
-from lightmill.registry.envelopes import all_envelopes
-from lightmill.registry.rotation import KeyUse, Rotated, Rotation, key_use, leases_of
+from lightmill.registry.envelopes import VersionEnvelopes, all_envelopes, all_leases
+from lightmill.registry.rotation import KeyName, KeyUse, Rotated, Rotation, key_use
 from lightmill.storage import BlobStore
 from lightmill.vault import DEPLOYMENT, Erasure, KeyRing, RootKey, read_envelope_head
 from lightmill.vault.receipts import AuditTrail, KeyAction, KeyFate, Receipt, new_receipt_id
@@ -66,9 +66,9 @@ class KeyCare:
         current = [key for key in self._keyring.root_keys if key.current and within(key.scope, scope)]
         if scope != DEPLOYMENT and not any(key.scope == scope for key in current):
             raise RequestError(f"{describe(scope)} has no root key of its own; see `lightmill keys isolate`")
-        made = [self._keyring.add_root_key(key.scope, service=key.provider) for key in current] if new_keys else []
-        keys = [key for key in self._keyring.root_keys if key.current and (key.key_id in made or not new_keys)]
-        keys = [key for key in keys if within(key.scope, scope)]
+        for key in current if new_keys else ():
+            self._keyring.add_root_key(key.scope, service=key.provider)
+        keys = [key for key in self._keyring.root_keys if key.current and within(key.scope, scope)]
         rotated = self._rotation.run(workspace=workspace, progress=progress)
         receipt = self.trail.append(
             KeyAction.ROTATE, scope=scope, what=describe(scope), keys=_fates(keys), versions=rotated.rewrapped
@@ -108,8 +108,7 @@ class KeyCare:
                 f"{subject.what} has no root key of its own, so destroying its key would destroy others' data. Give "
                 f"it one first: `lightmill keys isolate {_words(subject)}`"
             )
-        names = {(key.provider, key.key_id) for key in keys}
-        inside, outside = self._placed(subject, names)
+        inside, outside = self._placed(subject, keys)
         if outside:
             raise ConflictError(
                 f"{outside} versions of {subject.what} are still wrapped by another root key. Finish with "
@@ -130,13 +129,15 @@ class KeyCare:
         if not live:
             return self._already(subject, keys, receipts, versions)
         receipt = new_receipt_id()
-        fates = _fates(live)
         self.trail.append(
-            KeyAction.ERASE_BEGUN, scope=subject.scope, what=subject.what, keys=fates, versions=versions, receipt=receipt
+            KeyAction.ERASE_BEGUN,
+            scope=subject.scope,
+            what=subject.what,
+            keys=_fates(live),
+            versions=versions,
+            receipt=receipt,
         )
-        for mid in {subject.mid} if subject.mid else self._mids(subject):
-            for lease in leases_of(self._store, mid):  # they hold version keys too, perhaps under an older root key
-                self._store.delete(lease.name)
+        self._remove_other_copies(subject, keys)
         final = self._keyring.destroy_root_keys(live, Erasure(at=now_iso(), receipt=receipt))
         return self._done(subject, live, final, versions, receipt)
 
@@ -175,25 +176,31 @@ class KeyCare:
     def _current(self, scope: str) -> RootKey | None:
         return next((key for key in self._keyring.root_keys if key.scope == scope and key.current), None)
 
-    def _mids(self, subject: Subject) -> set[str]:
-        found = set()
-        for version in all_envelopes(self._store):
-            head = read_envelope_head(self._store.get(version.names[0]), name=version.names[0])
-            if head.context.get("workspace") == subject.workspace:
-                found.add(version.mid)
-        return found
-
-    def _placed(self, subject: Subject, keys: set[tuple[str, str]]) -> tuple[int, int]:
-        """Return how many versions of the subject are under these keys, and how many are not."""
-        inside = outside = 0
+    def _envelopes(self, subject: Subject) -> Iterator[tuple[VersionEnvelopes, list[tuple[str, KeyName]]]]:
+        """Yield the subject's versions with each envelope's name and root key, the newest envelope last."""
         for version in all_envelopes(self._store, subject.mid):
-            for name in version.names:
-                head = read_envelope_head(self._store.get(name), name=name)
-                if subject.mid is None and head.context.get("workspace") != subject.workspace:
-                    continue
-                inside += (head.provider, head.key_id) in keys
-                outside += (head.provider, head.key_id) not in keys
-        return inside, outside
+            heads = [(name, read_envelope_head(self._store.get(name), name=name)) for name in version.names]
+            if subject.mid or heads[0][1].context.get("workspace") == subject.workspace:
+                yield version, [(name, (head.provider, head.key_id)) for name, head in heads]
+
+    def _placed(self, subject: Subject, keys: list[RootKey]) -> tuple[int, int]:
+        """Return how many versions of the subject are under these keys, and how many are not."""
+        ours = {(key.provider, key.key_id) for key in keys}
+        inside = [found[-1][1] in ours for version, found in self._envelopes(subject) if version.committed]
+        return sum(inside), len(inside) - sum(inside)
+
+    def _remove_other_copies(self, subject: Subject, keys: list[RootKey]) -> None:
+        """Remove what holds a version key under another root key: leases, and envelopes that a crash left."""
+        ours = {(key.provider, key.key_id) for key in keys}
+        mids = {subject.mid} if subject.mid else set()
+        for version, found in self._envelopes(subject):
+            mids.add(version.mid)
+            for name, key in found:
+                if key not in ours:
+                    self._store.delete(name)
+        for lease in all_leases(self._store):
+            if lease.mid in mids:
+                self._store.delete(lease.name)
 
     def _already(self, subject: Subject, keys: list[RootKey], receipts: list[Receipt], versions: int) -> Receipt:
         """Return the receipt of an erasure that happened, writing it if a crash came before it."""

@@ -1,6 +1,7 @@
 """Wrapping version keys again under the root keys that are current now. Blobs and manifests are not touched.
 
-For each committed version: create the envelope `rot + 1`, then remove the older ones. A crash between the
+For each committed version: create the envelope `rot + 1`, then remove the older ones, and what a publisher
+who lost the race for this number left. A crash between the
 two leaves both, either of which opens; running again removes the older. A version that has no commit record
 yet is left to its publisher, who may still remove its own envelope by name.
 
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 
 from lightmill.errors import ConflictError, ErasedError, IntegrityError, NotFoundError
 from lightmill.registry import names
-from lightmill.registry.envelopes import LeaseHead, VersionEnvelopes, all_envelopes, all_leases
+from lightmill.registry.envelopes import VersionEnvelopes, all_envelopes, all_leases
 from lightmill.registry.signed import SignedLog
 from lightmill.storage import BlobStore
 from lightmill.vault import (
@@ -66,11 +67,6 @@ def key_use(store: BlobStore, mid: str | None = None, *, progress: Callable[[int
         if mid in (None, lease.mid):
             use.leases[lease.provider, lease.key_id] += 1
     return use
-
-
-def leases_of(store: BlobStore, mid: str) -> list[LeaseHead]:
-    """Return the leases of one asset's drafts."""
-    return [lease for lease in all_leases(store) if lease.mid == mid]
 
 
 def _key_of(store: BlobStore, name: str) -> KeyName | None:
@@ -166,17 +162,17 @@ class Rotation:
         context = self._context(version, files)
         if workspace not in (None, context["workspace"]):
             return "elsewhere"
-        own = self._own(version, files, context)
+        own, strays = self._sorted_out(version, files, context)
         newest, target = own[-1], self._keyring.provider.target(context)
         head = read_envelope_head(files[newest], name=newest)
         fresh = (head.provider, head.key_id) == target
-        if fresh and len(own) == 1:
+        if fresh and len(own) == 1 and not strays:
             return "current"
         if not fresh:
             rot = names.last_number(entries[-1]) + 1
             made, rot = rewrap_envelope(files[newest], self._keyring.provider, context, rot=rot, name=newest)
             self._store.create(names.envelope_name(version.mid, version.seq, rot), made)
-        for name in own if not fresh else own[:-1]:
+        for name in (*strays, *(own[:-1] if fresh else own)):
             self._store.delete(name)
         return "rewrapped"
 
@@ -197,8 +193,13 @@ class Rotation:
                 }
         raise problem or IntegrityError("it has no envelope; restore it from a backup")
 
-    def _own(self, version: VersionEnvelopes, files: dict[str, bytes], context: dict[str, str]) -> list[str]:
-        """Return the names of the envelopes that hold this version's key, sorted."""
+    def _sorted_out(
+        self, version: VersionEnvelopes, files: dict[str, bytes], context: dict[str, str]
+    ) -> tuple[list[str], list[str]]:
+        """Return the names of the envelopes that hold this version's key, and of those that hold another key.
+
+        The latter are of publishers who lost the race for this number, which is taken for good.
+        """
         keys: dict[str, bytes] = {}
         problem: IntegrityError | None = None
         for name, data in files.items():
@@ -209,9 +210,10 @@ class Rotation:
         if not keys:
             raise problem or IntegrityError("it has no envelope; restore it from a backup")
         if len(files) == 1:
-            return list(keys)
+            return list(keys), []
         true_key = self._true_key(version, set(keys.values()), context)
-        return sorted(name for name, key in keys.items() if key == true_key)
+        own = sorted(name for name, key in keys.items() if key == true_key)
+        return own, sorted(keys.keys() - set(own))
 
     def _true_key(self, version: VersionEnvelopes, keys: set[bytes], context: dict[str, str]) -> bytes:
         """Return the key that opens the version's manifest."""

@@ -14,7 +14,6 @@ import os
 import secrets
 from collections.abc import Iterable
 from enum import StrEnum
-from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
