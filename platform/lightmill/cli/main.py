@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from lightmill.cli import assets, demo, endpoints, jobs, node
+from lightmill.cli import assets, demo, endpoints, jobs, keys, node
 from lightmill.cli.output import fail
 from lightmill.errors import LightmillError
 
@@ -27,6 +27,7 @@ demo.add_to(app)
 jobs.add_to(app)
 assets.add_to(app)
 endpoints.add_to(app)
+keys.add_to(app)
 
 
 @app.callback()

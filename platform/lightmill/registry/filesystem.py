@@ -83,7 +83,7 @@ class SealedFiles(FileSystemHandler):
             FileNotFoundError: There is no such folder.
         """
         base = self.normalize_path(selector.base_dir)
-        found = {path for path in self._below(base, selector.recursive)}
+        found = set(self._below(base, selector.recursive))
         if not found and base and self._info(base).type != FileType.Directory and not selector.allow_not_found:
             raise FileNotFoundError(f"{self._id} has no folder {base!r}")
         return [self._info(path) for path in sorted(found)]

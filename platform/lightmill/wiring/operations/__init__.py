@@ -18,7 +18,18 @@ from lightmill.records.base import Record
 from lightmill.records.jobs import Progress
 from lightmill.settings import Settings
 
-OPERATIONS: dict[str, str] = {}
+OPERATIONS: dict[str, str] = {
+    "keys.destroy": "keys:destroy",
+    "keys.erase": "keys:erase",
+    "keys.isolate": "keys:isolate",
+    "keys.list": "keys:list_keys",
+    "keys.protect": "keys:protect",
+    "keys.receipts": "keys:receipts",
+    "keys.rekey": "keys:rekey",
+    "keys.rotate": "keys:rotate",
+    "keys.unprotect": "keys:unprotect",
+    "keys.use": "keys:use",
+}
 """Operation to "module:function" below this package; imported only when it runs."""
 
 
