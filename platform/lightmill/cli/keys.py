@@ -14,9 +14,7 @@ from lightmill.records.references import AssetKind
 
 AskOption = Annotated[
     bool,
-    typer.Option(
-        "--ask-passphrase", help="Ask for the ring's passphrase instead of reading LIGHTMILL_PASSPHRASE_FILE."
-    ),
+    typer.Option("--ask-passphrase", help="Ask for the ring's passphrase; else LIGHTMILL_PASSPHRASE_FILE has it."),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask for the name again.")]
 WorkspaceOption = Annotated[str, typer.Option(help="This workspace instead of one asset.")]
@@ -71,9 +69,7 @@ def unprotect(ask: AskOption = False, json_output: JsonOption = False) -> None:
 
 def use(
     provider: Annotated[str, typer.Argument(help="local, aws-kms or vault-transit")],
-    key_id: Annotated[
-        str, typer.Option("--key-id", "--key", help="The root key there; without, a new one is made.")
-    ] = "",
+    key_id: Annotated[str, typer.Option("--key-id", "--key", help="The root key there; else a new one is made.")] = "",
     region: Annotated[str, typer.Option(help="aws-kms: the region, unless the key id is an ARN.")] = "",
     endpoint: Annotated[str, typer.Option(help="aws-kms: another endpoint, such as a VPC's.")] = "",
     url: Annotated[str, typer.Option(help="vault-transit: https://host:8200")] = "",
@@ -148,7 +144,7 @@ def isolate(
     if found["rewrapped"]:
         notes.print(
             f"Backups of {found['rewrapped']} older envelopes, if there are any, still open with the older root key. "
-            "They are out of reach once that is destroyed too: lightmill keys rotate, then lightmill keys destroy KEY_ID"
+            "Destroy that too to close them: lightmill keys rotate, then lightmill keys destroy KEY_ID"
         )
 
 

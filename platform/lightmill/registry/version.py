@@ -95,7 +95,8 @@ class OpenVersion(Confined):
 
         Raises:
             NotFoundError: The version holds no such file in blobs.
-            IntegrityError: Its bytes are not what was written, or end before `out` is full; nothing unverified is left in `out`.
+            IntegrityError: Its bytes are not what was written, or end before `out` is full; nothing unverified
+                is left in `out`.
         """
         entry = next((file for file in self.manifest.files if file.path == path), None)
         if entry is None or entry.object is not None:

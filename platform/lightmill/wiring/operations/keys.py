@@ -215,10 +215,7 @@ def unprotect(context: OperationContext, options: KeyOptions) -> RingState:
 def use(context: OperationContext, options: UseOptions) -> RingState:
     """Choose what wraps from now on; envelopes move over with `rotate`."""
     ring = _ring(context, options)
-    if options.provider == "local":
-        uri = f"local-keyring:{ring.ring_id}"
-    else:
-        uri = ring.add_service(_service(options))
+    uri = f"local-keyring:{ring.ring_id}" if options.provider == "local" else ring.add_service(_service(options))
     ring.add_root_key(DEPLOYMENT, service=uri, key_id=options.key_id or None)
     if options.wrap_ring:
         ring.protect_by_service()
