@@ -5,6 +5,7 @@ LightmillError
 │   ├── AuthenticationError no key, or a wrong one
 │   ├── ForbiddenError      a good key without the right
 │   ├── NotFoundError       what was named does not exist
+│   │   └── ErasedError     it existed; its root key was destroyed on purpose
 │   ├── ConflictError       what was to be created exists, or changed meanwhile
 │   ├── MethodNotAllowedError  the route exists, but not with this method
 │   └── TooLargeError       more bytes than are taken
@@ -49,6 +50,12 @@ class NotFoundError(RequestError):
 
     status = 404
     exit_code = 3
+
+
+class ErasedError(NotFoundError):
+    """What was named was erased: its root key was destroyed on purpose, and a receipt says when."""
+
+    status = 410
 
 
 class ConflictError(RequestError):

@@ -34,6 +34,7 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=lambda: Path.home() / ".lightmill")
     store: str = ""
     catalog: str = ""
+    passphrase_file: str = ""
     workspace: str = "default"
     host: str = "127.0.0.1"
     http_port: int = Field(default=8000, ge=1, le=65535)
@@ -165,6 +166,7 @@ class Settings(BaseSettings):
             "LIGHTMILL_STORE": self.store_url,
             "LIGHTMILL_WORKSPACE": self.workspace,
             "LIGHTMILL_PROMOTION_REQUIRES": self.promotion_requires,
+            "LIGHTMILL_PASSPHRASE_FILE": str(Path(self.passphrase_file).absolute()) if self.passphrase_file else "",
             "LIGHTMILL_HOST": self.host,
             "LIGHTMILL_HTTP_PORT": str(self.http_port),
             "LIGHTMILL_RAY_PORT": str(self.ray_port),

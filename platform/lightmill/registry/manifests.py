@@ -9,6 +9,7 @@ from lightmill.records.assets import BlobRef, Manifest
 from lightmill.records.references import AssetKind, VersionId
 from lightmill.registry import names
 from lightmill.registry.content import put_if_absent
+from lightmill.registry.envelopes import open_newest
 from lightmill.registry.signed import SignedLog, fetch, read_record
 from lightmill.storage import BlobStore
 from lightmill.vault import (
@@ -79,16 +80,15 @@ class Manifests:
         number); the one whose key opens the manifest is the version's.
         """
         context = self._context(mid, seq)
-        problem: IntegrityError | None = None
-        for name in sorted(self._store.list(names.envelopes_prefix(mid, seq)), reverse=True):
-            try:
-                key = open_envelope(
-                    fetch(self._store, name), self._keyring.provider, self._envelope_context(mid, seq), name=name
-                )
-                return key, open_blob(data, key, context, name=f"manifest of {what}")
-            except IntegrityError as exc:
-                problem = problem or exc
-        raise problem or IntegrityError(f"{what} has no envelope on {self._store.url}; restore it from a backup.")
+
+        def open_one(name: str, envelope: bytes) -> tuple[bytes, bytes]:
+            key = open_envelope(envelope, self._keyring.provider, self._envelope_context(mid, seq), name=name)
+            return key, open_blob(data, key, context, name=f"manifest of {what}")
+
+        found = open_newest(self._store, names.envelopes_prefix(mid, seq), open_one)
+        if found is None:
+            raise IntegrityError(f"{what} has no envelope on {self._store.url}; restore it from a backup.")
+        return found
 
     def put(self, mid: str, manifest: Manifest, key: bytes) -> tuple[BlobRef, str]:
         """Seal and store a manifest and its envelope; return the manifest's reference and the envelope's name."""

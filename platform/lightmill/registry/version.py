@@ -134,6 +134,33 @@ class OpenVersion(Confined):
             raise IntegrityError(f"File {path!r} of {self.id} has another digest than its manifest says.")
         return bytes(out)
 
+    def read_range(self, path: str, offset: int, out: memoryview) -> None:
+        """Fill `out` with the bytes of a file from `offset` on; only the segments that hold them are read.
+
+        Raises:
+            NotFoundError: The version holds no such file in blobs.
+            IntegrityError: Its bytes are not what was written, or end before `out` is full; nothing unverified
+                is left in `out`.
+        """
+        entry = next((file for file in self.manifest.files if file.path == path), None)
+        if entry is None or entry.object is not None:
+            raise NotFoundError(f"{self.id} holds no file {path!r}.")
+        head = safetensors_head(self.manifest) if path == SAFETENSORS_FILE else b""
+        part = head[offset : offset + out.nbytes]
+        out[: len(part)] = part
+        start, done, targets = len(head), len(part), []
+        for piece in entry.pieces:
+            skip = max(0, offset + done - start)
+            if skip < piece.length and done < out.nbytes:
+                length = min(piece.length - skip, out.nbytes - done)
+                targets.append(Target(blob=piece.blob, offset=piece.offset + skip, out=out[done : done + length]))
+                done += length
+            start += piece.length
+        if done != out.nbytes:
+            out[:] = bytes(out.nbytes)
+            raise IntegrityError(f"File {path!r} of {self.id} ends before byte {offset + out.nbytes}.")
+        load_targets(self._store, self._context, self._blobs, targets, threads=1)
+
     def read_object(self, entry: FileEntry) -> bytes:
         """Return the encrypted bytes of a file that is an object of its own; see `read_object`."""
         return read_object(self._store, entry)

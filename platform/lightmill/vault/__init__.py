@@ -26,8 +26,12 @@ from lightmill.vault.blob import (
 from lightmill.vault.canonical import canonical_json, decode_base64, encode_base64, parse_json
 from lightmill.vault.confined import Confined
 from lightmill.vault.derivation import KEY_BYTES, asset_id, dedup_key, fingerprint, new_key, parquet_key
+from lightmill.vault.keychain import Keychain
 from lightmill.vault.keyring import KeyRing
-from lightmill.vault.local_provider import LocalKeyProvider
+from lightmill.vault.keyring_file import Erasure, RootKey
+from lightmill.vault.passphrase import Argon2idKdf, Passphrase, ScryptKdf
+from lightmill.vault.scopes import DEPLOYMENT, asset_scope, workspace_scope
+from lightmill.vault.services import AwsKmsSettings, KeyService, VaultTransitSettings
 from lightmill.vault.signing import (
     ALIAS_TYPE,
     ANNOTATION_TYPE,
@@ -37,26 +41,45 @@ from lightmill.vault.signing import (
     key_id_of,
     verify,
 )
-from lightmill.vault.wrapping import KeyProvider, Wrapped, open_envelope, rewrap_envelope, seal_envelope
+from lightmill.vault.wrapping import (
+    EnvelopeHead,
+    KeyProvider,
+    Wrapped,
+    open_envelope,
+    read_envelope_head,
+    rewrap_envelope,
+    seal_envelope,
+)
 
 __all__ = [
     "ALIAS_TYPE",
     "ANNOTATION_TYPE",
     "COMMIT_TYPE",
+    "DEPLOYMENT",
     "HEADER_BYTES",
     "KEY_BYTES",
     "MAX_PLAINTEXT_BYTES",
     "SEGMENT_BYTES",
     "TOMBSTONE_TYPE",
+    "Argon2idKdf",
+    "AwsKmsSettings",
     "BlobContext",
     "BlobReader",
     "Confined",
+    "EnvelopeHead",
+    "Erasure",
     "KeyProvider",
     "KeyRing",
-    "LocalKeyProvider",
+    "KeyService",
+    "Keychain",
+    "Passphrase",
+    "RootKey",
+    "ScryptKdf",
     "Signer",
+    "VaultTransitSettings",
     "Wrapped",
     "asset_id",
+    "asset_scope",
     "canonical_json",
     "decode_base64",
     "dedup_key",
@@ -68,10 +91,12 @@ __all__ = [
     "open_envelope",
     "parquet_key",
     "parse_json",
+    "read_envelope_head",
     "rewrap_envelope",
     "seal_blob",
     "seal_envelope",
     "seal_into",
     "sealed_size",
     "verify",
+    "workspace_scope",
 ]

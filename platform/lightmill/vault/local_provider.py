@@ -1,4 +1,7 @@
-"""Wrapping under root keys that this process holds, without a key service."""
+"""Root keys that lie in the key ring itself, without a key service.
+
+A key is wrapped with AES-256-GCM under HKDF(root key, fresh salt, context); the context is authenticated too.
+"""
 
 from __future__ import annotations
 
@@ -13,70 +16,80 @@ from lightmill.errors import IntegrityError, RequestError
 from lightmill.vault.canonical import canonical_json
 from lightmill.vault.confined import Confined
 from lightmill.vault.derivation import KEY_BYTES, derive
-from lightmill.vault.keyring_file import KeyRingFile
-from lightmill.vault.wrapping import KeyProvider, Wrapped
-
-URI_SCHEME = "local-keyring:"
+from lightmill.vault.keyring_file import KeyRingFile, new_root_key
+from lightmill.vault.services import DESTROYED_NOW, KeyService
 
 _SALT_BYTES = 32
 _NONCE_BYTES = 12
 _WRAPPED_BYTES = _SALT_BYTES + _NONCE_BYTES + KEY_BYTES + 16
 
+Change = Callable[[Callable[[KeyRingFile], KeyRingFile]], None]
 
-class LocalKeyProvider(Confined, KeyProvider):
-    """Wraps with AES-256-GCM under HKDF(root key, fresh salt, context); the context is authenticated too."""
 
-    __slots__ = ("_contents", "_path")
+class LocalKeys(Confined, KeyService):
+    """Wraps under the root keys of a key ring; `change` saves the ring."""
 
-    def __init__(self, path: Path, contents: Callable[[], KeyRingFile]) -> None:
+    __slots__ = ("_change", "_contents", "_path")
+
+    def __init__(self, path: Path, contents: Callable[[], KeyRingFile], change: Change) -> None:
         self._path = path
         self._contents = contents
+        self._change = change
 
     def __repr__(self) -> str:
-        return f"LocalKeyProvider(uri={self.uri!r}, key_id={self.key_id!r})"
+        return f"LocalKeys(uri={self.uri!r})"
 
     @property
     def uri(self) -> str:
         """The scheme "local-keyring:" and the public id of the key ring."""
-        return URI_SCHEME + self._contents().ring_id
+        return self._contents().local_uri
 
-    @property
-    def key_id(self) -> str:
-        """The current root key."""
-        return self._contents().current_root_key
-
-    def wrap(self, key: bytes, context: Mapping[str, str]) -> Wrapped:
+    def wrap(self, key_id: str, key: bytes, context: Mapping[str, str]) -> bytes:
         """Wrap a key; see the port."""
-        if len(key) != KEY_BYTES:
-            raise RequestError(f"A key has {KEY_BYTES} bytes, this one has {len(key)}; make one with new_key()")
-        key_id = self.key_id
-        ciphertext = wrap_key(self._contents().root_keys[key_id], key, context)
-        return Wrapped(provider=self.uri, key_id=key_id, ciphertext=ciphertext)
+        self.check(key_id)
+        return wrap_key(self._contents().secrets.root_keys[key_id], key, context)
 
-    def unwrap(self, wrapped: Wrapped, context: Mapping[str, str]) -> bytes:
-        """Unwrap a key; see the port. The root key's id decides, whichever ring it was first made in."""
-        root_key = self._contents().root_keys.get(wrapped.key_id)
-        if root_key is None or not wrapped.provider.startswith(URI_SCHEME):
+    def unwrap(self, key_id: str, ciphertext: bytes, context: Mapping[str, str]) -> bytes:
+        """Unwrap a key; see the port."""
+        root_key = self._contents().secrets.root_keys.get(key_id)
+        if root_key is None:
             raise IntegrityError(
-                f"This data needs the root key {wrapped.key_id} of {wrapped.provider}, which the key "
-                f"ring {self._path} ({self._contents().ring_id}) does not hold; point to the key ring that "
-                "wrote it, or restore that ring from its backup"
+                f"This data needs the root key {key_id}, which is missing from the key ring {self._path}; "
+                "restore the ring from its backup"
             )
         try:
-            return unwrap_key(root_key, wrapped.ciphertext, context)
+            return unwrap_key(root_key, ciphertext, context)
         except InvalidTag:
             raise IntegrityError(
-                f"This data names the root key {wrapped.key_id}, but that key of the key ring "
+                f"This data names the root key {key_id}, but that key of the key ring "
                 f"{self._path} does not unwrap it: the wrapped key was changed or moved, or the ring is "
                 "another one. Restore the envelope or the key ring from a backup"
             ) from None
 
-    def rewrap(self, wrapped: Wrapped, context: Mapping[str, str]) -> Wrapped:
-        """Wrap again under the current root key; see the port."""
-        return self.wrap(self.unwrap(wrapped, context), context)
+    def rewrap(self, key_id: str, ciphertext: bytes, context: Mapping[str, str], new_key_id: str) -> bytes:
+        """Wrap again under another root key; see the port."""
+        return self.wrap(new_key_id, self.unwrap(key_id, ciphertext, context), context)
 
-    def health(self) -> None:
-        """Return; the keys are in memory."""
+    def check(self, key_id: str) -> str:
+        """Return the id when the ring holds the key; see the port."""
+        if key_id not in self._contents().secrets.root_keys:
+            raise RequestError(f"The key ring {self._path} holds no root key {key_id}; see `lightmill keys list`")
+        return key_id
+
+    def create(self, label: str) -> str:
+        """Make a root key and save the ring; the label is not kept."""
+        key_id, key = new_root_key()
+        self._change(lambda now: now.with_secrets(root_keys=now.secrets.root_keys | {key_id: key}))
+        return key_id
+
+    def destroy(self, key_id: str) -> str:
+        """Remove a root key from the file and save it. Copies of the file still have it; see docs/security.md."""
+
+        def without(now: KeyRingFile) -> KeyRingFile:
+            return now.with_secrets(root_keys={k: v for k, v in now.secrets.root_keys.items() if k != key_id})
+
+        self._change(without)
+        return DESTROYED_NOW
 
 
 def wrap_key(

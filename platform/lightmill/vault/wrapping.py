@@ -52,13 +52,17 @@ class KeyProvider(ABC):
     def key_id(self) -> str:
         """The root key that `wrap` uses now."""
 
+    def target(self, context: Mapping[str, str]) -> tuple[str, str]:
+        """Return URI and root key that `wrap` would use for this context."""
+        return self.uri, self.key_id
+
     @abstractmethod
     def wrap(self, key: bytes, context: Mapping[str, str]) -> Wrapped:
         """Wrap a 32-byte key so that it unwraps under an equal context only.
 
         Raises:
             UnavailableError: When the provider does not answer; a retry is allowed.
-            RequestError: When the key does not have 32 bytes.
+            RequestError: When the key does not have 32 bytes, or the root key may not be used.
         """
 
     @abstractmethod
@@ -68,6 +72,8 @@ class KeyProvider(ABC):
         Raises:
             IntegrityError: When the root key is unknown, the context differs or the bytes were changed; a
                 retry gives the same answer.
+            ErasedError: When the root key was destroyed on purpose.
+            RequestError: When the provider refuses this caller.
             UnavailableError: When the provider does not answer; a retry is allowed.
         """
 
@@ -145,11 +151,24 @@ def open_envelope(
 
 
 def rewrap_envelope(
-    data: bytes, provider: KeyProvider, context: Mapping[str, str], *, name: str = "The envelope"
+    data: bytes,
+    provider: KeyProvider,
+    context: Mapping[str, str],
+    *,
+    rot: int | None = None,
+    name: str = "The envelope",
 ) -> tuple[bytes, int]:
     """Return the envelope file of the next rotation, under the current root key, and its number.
 
-    The version key stays the same: rotation does not help against somebody who has read it already.
+    The version key stays the same: rotation does not help against somebody who has read it already. The new
+    envelope is opened again before it is returned, so that the old one may be removed once it is stored.
+
+    Args:
+        data: The envelope as it was stored.
+        provider: What wrapped it and wraps it again.
+        context: What the envelope must be for.
+        rot: The number of the new one, by default one more than the old.
+        name: What the error calls the file.
 
     Raises:
         IntegrityError: As `open_envelope` does.
@@ -157,8 +176,38 @@ def rewrap_envelope(
     """
     key = open_envelope(data, provider, context, name=name)
     record = _parse(data, name)
-    rot = record.rot + 1
-    return _envelope(key, provider.rewrap(_wrapped(record, name), context), context, rot), rot
+    rot = record.rot + 1 if rot is None else rot
+    made = _envelope(key, provider.rewrap(_wrapped(record, name), context), context, rot)
+    if not hmac.compare_digest(open_envelope(made, provider, context, rot=rot, name=name), key):
+        raise IntegrityError(f"{name} was wrapped again to another key by {provider.uri}; nothing was replaced")
+    return made, rot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvelopeHead:
+    """What an envelope says about itself; nothing of it is verified before the envelope is opened.
+
+    Attributes:
+        provider: URI of the provider that wrapped the key.
+        key_id: The root key.
+        context: What the key is for.
+        rot: The number of the rotation.
+    """
+
+    provider: str
+    key_id: str
+    context: Mapping[str, str]
+    rot: int
+
+
+def read_envelope_head(data: bytes, *, name: str = "The envelope") -> EnvelopeHead:
+    """Return what an envelope says about itself, without a key.
+
+    Raises:
+        IntegrityError: When the file is not an envelope.
+    """
+    record = _parse(data, name)
+    return EnvelopeHead(provider=record.provider, key_id=record.key_id, context=record.context, rot=record.rot)
 
 
 class _EnvelopeRecord(BaseModel):

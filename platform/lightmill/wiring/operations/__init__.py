@@ -25,6 +25,16 @@ OPERATIONS: dict[str, str] = {
     "registry.rebuild": "care:rebuild",
     "registry.backup": "care:backup",
     "registry.restore": "care:restore",
+    "keys.destroy": "keys:destroy",
+    "keys.erase": "keys:erase",
+    "keys.isolate": "keys:isolate",
+    "keys.list": "keys:list_keys",
+    "keys.protect": "keys:protect",
+    "keys.receipts": "keys:receipts",
+    "keys.rekey": "keys:rekey",
+    "keys.rotate": "keys:rotate",
+    "keys.unprotect": "keys:unprotect",
+    "keys.use": "keys:use",
 }
 """Operation to "module:function" below this package; imported only when it runs."""
 
