@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lightmill.cli import exchange
 from lightmill.cli.output import JsonOption, print_facts, print_json, print_table, size_text
 from lightmill.records.assets import VersionSummary
 from lightmill.records.references import AssetKind
@@ -21,7 +22,9 @@ def add_to(app: typer.Typer) -> None:
     datasets = _group(AssetKind.DATASET, lambda client: client.datasets)
     datasets.command("rows")(rows)
     app.add_typer(datasets, name="datasets")
-    app.add_typer(_group(AssetKind.MODEL, lambda client: client.models), name="models")
+    models = _group(AssetKind.MODEL, lambda client: client.models)
+    exchange.add_to(models)
+    app.add_typer(models, name="models")
 
 
 def _group(kind: AssetKind, pick: Pick) -> typer.Typer:

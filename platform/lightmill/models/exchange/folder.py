@@ -11,9 +11,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from lightmill.errors import NotFoundError, RequestError
+from lightmill.models.exchange.bom import BOM_FILE
 from lightmill.models.exchange.cards import CARD_KEY, CONFIG_FILE, transformers_card
 from lightmill.models.exchange.headers import DTYPE_BYTES, Header
 from lightmill.models.exchange.pickles import REFUSAL, pickled_weights
+from lightmill.models.exchange.readme import OWN_README_FILE
+from lightmill.models.exchange.signing import PUBLIC_KEY_FILE, SIGNATURE_FILE
 from lightmill.models.exchange.source import (
     FILES_MAX_BYTES,
     INDEX_MAX_BYTES,
@@ -35,6 +38,9 @@ from lightmill.registry.version import SAFETENSORS_FILE
 INDEX_FILE = "model.safetensors.index.json"
 PICKLE_INDEX_FILE = "pytorch_model.bin.index.json"
 SAFETENSORS = ".safetensors"
+OWN_FILES = frozenset({BOM_FILE, OWN_README_FILE, PUBLIC_KEY_FILE, SIGNATURE_FILE})
+"""What an export adds to a folder; an import leaves it out, since it speaks of another version."""
+
 _SUFFIXES = frozenset({".json", ".jinja", ".md", ".model", ".tiktoken", ".txt"})
 _PLAIN_NAMES = frozenset({"LICENSE", "LICENCE", "NOTICE", "COPYING"})
 
@@ -160,6 +166,8 @@ def _read_texts(folder: Path, found: dict[str, int]) -> dict[str, bytes]:
     for path in sorted(found):
         name = path.rsplit("/", 1)[-1]
         if Path(name).suffix.lower() not in _SUFFIXES and name not in _PLAIN_NAMES:
+            continue
+        if path in OWN_FILES:
             continue
         data = read_limited(folder / safe_path(path), limit_of(name))
         total += len(data)

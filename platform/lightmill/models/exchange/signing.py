@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
@@ -31,6 +31,7 @@ from lightmill.models.exchange.extras import need
 SIGNATURE_FILE = "model.sig"
 PUBLIC_KEY_FILE = "model.sig.pub"
 KEY_FILE = "export-signing.pem"
+PUBLIC_FILE = "export-signing.pub.pem"
 _WHAT = "The signature of an export"
 
 
@@ -51,9 +52,8 @@ def export_key(folder: Path) -> Path:
         UnavailableError: It cannot be written.
     """
     path = folder / KEY_FILE
-    with suppress(FileExistsError):
-        if not path.exists():
-            _make_key(path)
+    if not path.exists():
+        _make_key(path)
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         raise RequestError(f"{path} has mode {mode:04o}, so others can reach it; run: chmod 600 {path}")
@@ -62,20 +62,42 @@ def export_key(folder: Path) -> Path:
 
 def _make_key(path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
-    data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    _write_once(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), os.link)
+
+
+def _write_once(path: Path, data: bytes, give_name: Callable[[Path, Path], None]) -> None:
+    """Write a complete file, mode 0600, and give it its name by os.link or os.replace."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.link(temporary, path)
+        give_name(temporary, path)
     except FileExistsError:
-        raise
+        return  # another export made the key at the same moment: its key counts
     except OSError as exc:
         raise UnavailableError(f"{path} cannot be written: {exc.strerror}.") from exc
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def public_key_file(folder: Path) -> Path:
+    """Return the file of this deployment's public key for exports, to give to those who verify.
+
+    Raises:
+        NotFoundError: Nothing was exported here yet.
+    """
+    path = folder / KEY_FILE
+    if not path.is_file():
+        raise NotFoundError(
+            f"There is no key for exports at {path}: nothing was exported here. Give the exporter's public key."
+        )
+    public = folder / PUBLIC_FILE
+    data = public_key_of(path)
+    if not public.is_file() or public.read_bytes() != data:
+        _write_once(public, data, os.replace)
+    return public
 
 
 def public_key_of(private_key: Path) -> bytes:

@@ -6,10 +6,13 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from lightmill.errors import IntegrityError, NotFoundError
 from lightmill.models.exchange.blobs import WholeBlobs
-from lightmill.records.assets import BlobEntry
+from lightmill.models.exchange.signing import fingerprint_of, verify_folder
+from lightmill.models.exchange.source import read_limited
+from lightmill.records.assets import BlobEntry, FileEntry
 from lightmill.records.base import Record
 from lightmill.records.jobs import Progress
 from lightmill.records.references import VersionId
@@ -19,6 +22,7 @@ from lightmill.registry.names import blob_name
 from lightmill.vault import HEADER_BYTES, BlobContext, BlobReader
 
 SHOWN_PROBLEMS = 20
+KEY_MAX_BYTES = 1 << 16
 Report = Callable[[Progress], None]
 
 
@@ -128,13 +132,13 @@ def _whole(registry: Registry, version: OpenVersion, report: Report) -> Verified
     )
 
 
-def _exhaust(blobs: WholeBlobs, entry: object, progress: Callable[[int], None]) -> None:
-    for _ in blobs.file(entry):  # pyright: ignore[reportArgumentType] - a FileEntry, bound in a lambda
+def _exhaust(blobs: WholeBlobs, entry: FileEntry, progress: Callable[[int], None]) -> None:
+    for _ in blobs.file(entry):
         progress(len(blobs.seen))
 
 
 def _none(_: object) -> None:
-    return None
+    """Take a value that only had to be read."""
 
 
 def _check_tensors(version: OpenVersion) -> None:
@@ -200,3 +204,28 @@ def _look_at(registry: Registry, reader: BlobReader, name: str, index: int) -> i
     except NotFoundError as exc:
         raise IntegrityError(f"Object {name} is missing from {registry.store.url}.") from exc
     return length
+
+
+class VerifiedFolder(Record):
+    """An exported folder whose signature is good for every file in it."""
+
+    folder: str
+    files: int
+    bytes: int
+    key_fingerprint: str
+
+
+def verify_export(folder: Path, public_key: Path) -> VerifiedFolder:
+    """Compare an exported folder with its signature by a key that the caller trusts.
+
+    Raises:
+        NotFoundError: There is no such folder, signature or key.
+        IntegrityError: A file was changed, added or removed, or another key signed.
+        RequestError: model-signing is not installed, or the file holds no public key.
+    """
+    if not folder.is_dir():
+        raise NotFoundError(f"There is no folder {folder}.")
+    fingerprint = fingerprint_of(read_limited(public_key, KEY_MAX_BYTES))
+    verify_folder(folder, public_key)
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return VerifiedFolder(folder=str(folder), files=len(sizes), bytes=sum(sizes), key_fingerprint=fingerprint)

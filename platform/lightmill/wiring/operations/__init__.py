@@ -18,7 +18,11 @@ from lightmill.records.base import Record
 from lightmill.records.jobs import Progress
 from lightmill.settings import Settings
 
-OPERATIONS: dict[str, str] = {}
+OPERATIONS: dict[str, str] = {
+    "models.export": "exchange:export_model",
+    "models.import": "exchange:import_model",
+    "models.verify": "exchange:verify_model",
+}
 """Operation to "module:function" below this package; imported only when it runs."""
 
 
