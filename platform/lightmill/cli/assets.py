@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lightmill.cli import aliases, search, versions
+from lightmill.cli import aliases, exchange, search, versions
 from lightmill.cli.output import JsonOption, print_facts, print_json, print_table, size_text
 from lightmill.records.assets import AssetSummary, VersionDetail, VersionSummary
 from lightmill.records.references import AssetKind
@@ -25,6 +25,7 @@ def add_to(app: typer.Typer) -> None:
     datasets.command("rows")(rows)
     models = _group(AssetKind.MODEL, lambda client: client.models)
     versions.add_for_models(models)
+    exchange.add_to(models)
     app.add_typer(datasets, name="datasets")
     app.add_typer(models, name="models")
 

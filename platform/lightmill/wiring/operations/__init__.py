@@ -35,6 +35,9 @@ OPERATIONS: dict[str, str] = {
     "keys.rotate": "keys:rotate",
     "keys.unprotect": "keys:unprotect",
     "keys.use": "keys:use",
+    "models.export": "exchange:export_model",
+    "models.import": "exchange:import_model",
+    "models.verify": "exchange:verify_model",
 }
 """Operation to "module:function" below this package; imported only when it runs."""
 
