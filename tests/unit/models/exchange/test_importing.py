@@ -103,10 +103,7 @@ def test_memory_holds_a_group_and_not_the_file(world: World, place: Path) -> Non
     size, count = 8 << 20, 24
     path = place / "large.safetensors"
     header = json.dumps(
-        {
-            f"t{n:02}": {"dtype": "U8", "shape": [size], "data_offsets": [n * size, (n + 1) * size]}
-            for n in range(count)
-        }
+        {f"t{n:02}": {"dtype": "U8", "shape": [size], "data_offsets": [n * size, (n + 1) * size]} for n in range(count)}
     ).encode()
     with path.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
@@ -169,7 +166,11 @@ def test_the_signature_follows_the_class(
 def test_nothing_is_found_where_nothing_is(world: World, place: Path) -> None:
     (place / "empty").mkdir()
     (place / "text.txt").write_text("hello")
-    for path, kind in ((place / "none", NotFoundError), (place / "empty", NotFoundError), (place / "text.txt", RequestError)):
+    for path, kind in (
+        (place / "none", NotFoundError),
+        (place / "empty", NotFoundError),
+        (place / "text.txt", RequestError),
+    ):
         with pytest.raises(kind):
             import_model(world.registry, path, "m")
     assert world.names("l/") == []
