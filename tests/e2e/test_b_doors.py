@@ -30,6 +30,11 @@ def test_lists_and_tables(platform: TestPlatform) -> None:
     assert "1785 of 1822 kept" in platform.lightmill("datasets", "show", "digits").out
     assert json.loads(platform.lightmill("datasets", "rows", "digits", "--limit", "1").out)["label"] in range(10)
     assert platform.lightmill("status", "--json").json()["models"] >= 1
+    lineage = platform.lightmill("lineage", "digits@champion").out
+    assert "digits@1" in lineage and "train-digits-" in lineage
+    found = platform.lightmill("models", "search", "metrics.test_accuracy>=0.96", "--json").out
+    assert "digits" in found
+    assert "digits" not in platform.lightmill("models", "search", "metrics.test_accuracy>=0.999", "--json").out
 
 
 def test_predict_command(platform: TestPlatform, client: Client) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import psutil
 import pytest
 import yaml
 
+import lightmill
 from lightmill.errors import JobError, LightmillError
 from lightmill.records.jobs import JobState
 from lightmill.sdk import Client
@@ -87,6 +89,14 @@ def stored_blobs(platform: TestPlatform) -> set[Path]:
     return {path for path in (platform.home / "store" / "b").rglob("*") if path.is_file()}
 
 
+def flip_last(path: Path) -> None:
+    """Change one bit of a stored file; a second time makes it what it was."""
+    path.chmod(0o600)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
 @dataclass(frozen=True)
 class Killed:
     """A training job that was killed, and what the same specification left when it ran again."""
@@ -140,17 +150,20 @@ def test_cancelled_job(client: Client) -> None:
         client.jobs.wait(job.id)
 
 
-def test_one_flipped_byte_is_refused_by_name(client: Client, killed: Killed) -> None:
+def test_one_flipped_byte_is_refused_by_name(platform: TestPlatform, client: Client, killed: Killed) -> None:
     """A version with a damaged blob never answers; the endpoint says which object it is."""
     version = client.models.version(killed.again).version
     for path in killed.blobs:
-        path.chmod(0o600)
-        data = bytearray(path.read_bytes())
-        data[-1] ^= 1
-        path.write_bytes(data)
+        flip_last(path)
     with pytest.raises(LightmillError) as refused:
         client.endpoints.deploy({"name": "damaged", "model": killed.again}, timeout_s=120)
     assert any(path.name in str(refused.value) for path in killed.blobs), (str(refused.value), version.id)
+    checked = platform.lightmill("registry", "check", "--json", check=False)
+    assert checked.code == 6
+    damaged = {finding["object"].rpartition("/")[2] for finding in checked.json()["findings"]}
+    assert {path.name for path in killed.blobs} <= damaged
+    for path in killed.blobs:
+        flip_last(path)
     client.endpoints.delete("damaged")
 
 
@@ -171,10 +184,37 @@ def test_endpoints_come_back_after_a_crash(platform: TestPlatform, client: Clien
     assert platform.lightmill("up", "--json").json()["changed"] is True
     endpoint = client.endpoints.wait("digits")
     assert (endpoint.version, endpoint.revision) == (before.version, before.revision)
+    assert answers(client)
+
+
+def answers(client: Client) -> list[tuple[int, list[float]]]:
+    """Return label and probabilities of a few rows that were held out."""
     rows = client.datasets.rows("digits@1", "test", limit=50)
     pixels = [[rows[f"p{n:02d}"][i] for n in range(64)] for i in range(50)]
-    right = sum(a.label == b for a, b in zip(client.endpoints.predict("digits", pixels), rows["label"], strict=True))
-    assert right >= 45
+    found = client.endpoints.predict("digits", pixels)
+    assert sum(a.label == b for a, b in zip(found, rows["label"], strict=True)) >= 45
+    return [(a.label, list(a.probabilities)) for a in found]
+
+
+def test_restored_backup_gives_equal_predictions(platform: TestPlatform, client: Client, tmp_path: Path) -> None:
+    """Store and catalog are wiped; key ring and backup alone bring the same versions and the same answers back."""
+    golden, digest = answers(client), client.models.version("digits@champion").version.id.digest
+    backup = tmp_path / "backup"
+    first = platform.lightmill("registry", "backup", backup, "--json").json()
+    assert first["copied"] > 50 and first["findings"] == []
+    assert platform.lightmill("registry", "backup", backup, "--json").json()["copied"] <= 2
+    assert platform.lightmill("down", "--json").json()["ended"] > 5
+    assert platform.processes() == []
+    shutil.rmtree(platform.home / "store")
+    for path in platform.home.glob("catalog.db*"):
+        path.unlink()
+    restored = platform.lightmill("registry", "restore", backup, "--json").json()
+    assert restored["check"]["findings"] == []
+    platform.lightmill("up")
+    with lightmill.connect(platform.url, platform.key) as again:
+        again.endpoints.deploy(DIGITS / "endpoint.yaml")
+        assert again.models.version("digits@champion").version.id.digest == digest
+        assert answers(again) == golden
 
 
 def test_down_leaves_nothing(platform: TestPlatform) -> None:
