@@ -134,7 +134,7 @@ def s3_environment(server: SeaweedServer) -> Iterator[None]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return ports below 55000 that are free now: SeaweedFS adds 10000 to some where none is given."""
+    """Return ports that are free now, below those that the system gives to clients."""
     with ExitStack() as stack:
         found: list[int] = []
         while len(found) < count:

@@ -106,6 +106,23 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(202 if self.server.dialect == "az" else 204)
 
+    def do_POST(self) -> None:
+        """Azure's batch, of deletions only: a multipart body of requests, and of answers."""
+        self._begin()
+        parts = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        answers = []
+        for number, path in enumerate(re.findall(r"^DELETE (\S+) HTTP", parts, re.MULTILINE)):
+            with self.server.lock:
+                gone = self.server.objects.pop(unquote(urlsplit(path).path).strip("/"), None) is None
+            answers.append(
+                f"--answer\r\nContent-Type: application/http\r\nContent-ID: {number}\r\n\r\n"
+                f"HTTP/1.1 {'404 The specified blob does not exist.' if gone else '202 Accepted'}\r\n"
+                + ("x-ms-error-code: BlobNotFound\r\n" if gone else "")
+                + "Content-Length: 0\r\n\r\n\r\n"
+            )
+        body = "".join([*answers, "--answer--\r\n"]).encode()
+        self._send(202, body, {"Content-Type": "multipart/mixed; boundary=answer"})
+
     def do_HEAD(self) -> None:
         path, _ = self._begin()
         found = self.server.objects.get(path)

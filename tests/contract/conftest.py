@@ -32,7 +32,7 @@ def seaweed(seaweed_process: SeaweedServer) -> Iterator[SeaweedServer]:
 @pytest.fixture
 def tiny_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
     """Starts a tiny server of a dialect and returns the URL of an empty store on it."""
-    monkeypatch.setenv("GOOGLE_SKIP_SIGNATURE", "true")
+    monkeypatch.setenv("GOOGLE_BEARER_TOKEN", "no secret of anybody")
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", base64.b64encode(b"no secret of anybody").decode())
     with ExitStack() as stack:
 

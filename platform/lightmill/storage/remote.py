@@ -254,7 +254,7 @@ def open_remote(
 
 
 def _open_s3(address: RemoteAddress, client: Any, retry: Any) -> ObjectStore:
-    config: dict[str, Any] = {
+    config: Any = {
         "virtual_hosted_style_request": address.addressing == "virtual",
         # Said here, so that no variable of the environment can take them away.
         "conditional_put": "etag",
@@ -270,18 +270,18 @@ def _open_s3(address: RemoteAddress, client: Any, retry: Any) -> ObjectStore:
         config["endpoint"] = config["aws_endpoint_url_s3"] = endpoint
     return S3Store(
         address.bucket, prefix=address.prefix or None, config=config, client_options=client, retry_config=retry
-    )  # pyright: ignore[reportArgumentType]
+    )
 
 
 def _open_gs(address: RemoteAddress, client: Any, retry: Any) -> ObjectStore:
-    config: dict[str, Any] = {"base_url": address.endpoint} if address.endpoint else {}
+    config: Any = {"base_url": address.endpoint} if address.endpoint else {}
     return GCSStore(
         address.bucket, prefix=address.prefix or None, config=config, client_options=client, retry_config=retry
     )
 
 
 def _open_az(address: RemoteAddress, client: Any, retry: Any) -> ObjectStore:
-    config: dict[str, Any] = {}
+    config: Any = {}
     if address.account:
         config["account_name"] = address.account
     if address.endpoint:

@@ -109,7 +109,7 @@ def _other(address: RemoteAddress, name: str, text: str) -> Exception:
         return _forbidden(address, name, text)
     if any(code in text for code in _NO_BUCKET):
         return _absent(address, name, text)
-    passing = status is None or 200 <= status < 300 or status >= 500 or status in _RETRIED_STATUSES
+    passing = status is None or 200 <= status < 300 or status in _RETRIED_STATUSES or (status >= 500 and status != 501)
     if not passing and not (code and code[1] in _RETRIED_CODES):
         return RequestError(
             f"The store at {address.url} refuses {name} with status {status}{_code(text)}; correct its region, "

@@ -43,6 +43,7 @@ def caught(error: Exception) -> Exception:
         (exceptions.GenericError(answer(400, "RequestTimeout")), UnavailableError, "RequestTimeout"),
         (exceptions.GenericError(answer(301, "PermanentRedirect")), RequestError, "correct its region"),
         (exceptions.GenericError(answer(400, "InvalidRequest")), RequestError, "400 (InvalidRequest)"),
+        (exceptions.GenericError(answer(501, "NotImplemented")), RequestError, "501 (NotImplemented)"),
         (exceptions.GenericError(answer(408)), UnavailableError, "408"),
         (exceptions.GenericError(answer(409, "OperationAborted")), UnavailableError, "OperationAborted"),
         (exceptions.GenericError(answer(429, "TooManyRequests")), UnavailableError, "try again"),
