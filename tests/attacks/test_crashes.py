@@ -57,7 +57,7 @@ def kill_publishers(tmp_path: Path, ring: KeyRing, kills: int) -> None:
         publisher.start()
         theirs.close()
         assert ours.recv() is None
-        time.sleep(pick.uniform(0, 0.06))
+        time.sleep(pick.uniform(0, 0.15))
         publisher.kill()
         publisher.join()
         said |= drain(ours)
@@ -111,7 +111,7 @@ def test_a_killed_backup_is_whole_and_the_next_one_goes_on(tmp_path: Path, ring:
         worker.start()
         theirs.close()
         assert ours.recv() is None
-        time.sleep(pick.uniform(0.02, 0.08))
+        time.sleep(pick.uniform(0.03, 0.25))
         worker.kill()
         worker.join()
         sizes.append(len(list(copy.list(""))))
@@ -119,7 +119,7 @@ def test_a_killed_backup_is_whole_and_the_next_one_goes_on(tmp_path: Path, ring:
             assert check(copy, ring.trusted, CheckOptions(keyring=ring)).harmful == ()
     assert sizes == sorted(sizes), "what was copied stays copied"
     report = backup(registry.store, copy, ring.trusted)
-    assert report.findings == () and set(copy.list("")) == set(registry.store.list(""))
+    assert report.findings == () and set(copy.list("")) - set(copy.list("probe/")) == set(registry.store.list(""))
     print(f"\na backup killed 8 times: {sizes} objects in the copy after each, {len(list(copy.list('')))} at the end")
 
 
@@ -238,7 +238,8 @@ def test_a_backup_that_dies_at_any_call_is_whole_and_goes_on(ring: KeyRing) -> N
         if list(target.list("lightmill.json")):
             assert check(target, ring.trusted, CheckOptions(keyring=ring, threads=1)).harmful == ()
         report = backup(source, target, ring.trusted, threads=1)
-        assert set(target.list("")) == everything and report.findings == ()
+        assert everything == {name for name in target.list("") if not name.startswith("probe/")}
+        assert report.findings == ()
 
     calls = at_each_call(MemoryStore, lambda target: backup(source, target, ring.trusted, threads=1), judge)
     print(f"\na backup crashed at each of {calls} calls of its target")

@@ -74,6 +74,8 @@ class RegistryMachine(RuleBasedStateMachine):
         self.number = 0
         self.copy = MemoryStore()
         self.writers = [Writer(self) for _ in range(WRITERS)]
+        for name in NAMES:
+            self.publish_now(0, name, None)
 
     # -- operations ------------------------------------------------------------------
 
@@ -97,6 +99,9 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(writer=writers, name=assets, crash=crashes)
     def publish(self, writer: int, name: str, crash: int | None) -> None:
+        self.publish_now(writer, name, crash)
+
+    def publish_now(self, writer: int, name: str, crash: int | None) -> None:
         self.number += 1
         content = files(self.number)
         self.attempt("publish", writer, lambda me: publish(me.registry, name, content), crash)

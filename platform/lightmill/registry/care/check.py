@@ -33,7 +33,7 @@ ENVELOPE_MAX_BYTES = 64 << 10
 PART_BYTES = 16 << 20
 _OURS = re.compile(
     r"lightmill\.json|(?:q/)?[bm]/[0-9a-f]{2}/[0-9a-f]{64}|r/[a-z2-7]{26}/(?:[vkt]/[0-9]{10}|e/[0-9]{10}/[0-9]{6}"
-    r"|a/[a-z][a-z0-9_-]{0,31}/[0-9]{10})|l/[0-9a-f]{32}|g/[0-9]{10}|probe/[0-9a-f]{32}"
+    r"|a/[a-z][a-z0-9_-]{0,31}/[0-9]{10})|l/[0-9a-f]{32}|g/[0-9]{10}|(?:q/)?probe/[0-9a-f]{32}"
 )
 
 
@@ -245,6 +245,8 @@ class _Check:
         for name in present:
             if not _OURS.fullmatch(name):
                 self._note(Problem.FOREIGN, name, (), "Lightmill writes no such name")
+            elif name.startswith("probe/"):
+                self._note(Problem.ORPHANED, name, (), "left by a probe that was interrupted")
             elif digest_of(name) and not name.startswith(names.QUARANTINE) and name not in needed:
                 users = dead[name][1] if name in dead else ()
                 if name not in damaged:
