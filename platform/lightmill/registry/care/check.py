@@ -185,7 +185,8 @@ class _Check:
                 self._segments += reading.segments
                 if reading.problem:
                     users = needed[reading.name][1] if reading.name in needed else []
-                    self._note(Problem.DAMAGED, reading.name, users, reading.problem)
+                    problem = Problem.DAMAGED if users else Problem.ORPHANED  # what nobody needs costs nobody a version
+                    self._note(problem, reading.name, users, reading.problem)
             self._tell("objects", done, len(chosen))
         return read
 
@@ -241,7 +242,7 @@ class _Check:
         self._ledger.refresh()
         needed = needed_by(self._ledger.alive())
         dead = needed_by(v for v in self._ledger.versions.values() if self._ledger.deleted(v))
-        damaged = {finding.object for finding in self._findings}
+        noted = {finding.object for finding in self._findings}
         for name in present:
             if not _OURS.fullmatch(name):
                 self._note(Problem.FOREIGN, name, (), "Lightmill writes no such name")
@@ -249,7 +250,7 @@ class _Check:
                 self._note(Problem.ORPHANED, name, (), "left by a probe that was interrupted")
             elif digest_of(name) and not name.startswith(names.QUARANTINE) and name not in needed:
                 users = dead[name][1] if name in dead else ()
-                if name not in damaged:
+                if name not in noted:
                     self._note(
                         Problem.ORPHANED, name, users, "of a deleted version" if users else "no version names it"
                     )
@@ -257,7 +258,7 @@ class _Check:
             if not _OURS.fullmatch(name):
                 self._note(Problem.FOREIGN, name, (), "Lightmill writes no such name")
         for (mid, seq), envelopes in envelopes_of(listed).items():
-            if (mid, seq) not in self._ledger.versions and names.record_name(mid, seq) not in damaged:
+            if (mid, seq) not in self._ledger.versions and names.record_name(mid, seq) not in noted:
                 for name in envelopes:
                     self._note(Problem.ORPHANED, name, (), "its version was never committed")
 

@@ -136,6 +136,14 @@ def test_a_deleted_version_s_objects_are_orphaned_and_name_it(site: Site) -> Non
     assert site.check(deep=True).findings == ()
 
 
+def test_damage_that_costs_nobody_a_version_is_named_and_harmless(site: Site) -> None:
+    site.registry.begin(MODEL, "m").seal_files({"a": b"left"})
+    (left,) = found(site.check().findings, Problem.ORPHANED)
+    site.path(left).write_bytes(b"x")
+    (finding,) = site.check().findings
+    assert (finding.object, finding.problem) == (left, Problem.ORPHANED) and "digest" in finding.detail
+
+
 def test_a_foreign_object_is_named(site: Site) -> None:
     site.store.create("notes.txt", b"hello")
     assert found(site.check().findings, Problem.FOREIGN) == ["notes.txt"]
