@@ -142,7 +142,12 @@ class _Check:
 
     def _open(self, item: tuple[Version, list[str]]) -> Opened:
         assert self._options.keyring is not None  # noqa: S101 - chosen by the caller
-        return open_version(self._store, self._options.keyring, *item)
+        version, envelopes = item
+        opened = open_version(self._store, self._options.keyring, version, envelopes)
+        if opened.manifest or opened.findings:
+            return opened
+        again = list(self._store.list(names.envelopes_prefix(version.mid, version.seq)))  # rotated meanwhile
+        return open_version(self._store, self._options.keyring, version, again)
 
     def _look(self, item: tuple[Version, list[str]]) -> Opened:
         """Check the form of envelopes: all that is possible without a key."""

@@ -185,6 +185,24 @@ def test_a_check_of_a_store_in_use_finds_nothing(site: Site) -> None:
     assert seen
 
 
+def test_a_rotation_during_a_check_is_no_finding(site: Site) -> None:
+    from lightmill.vault import rewrap_envelope
+    from tests.attacks.stage import Hooked
+
+    old, new = (envelope_name(site.mid, 1, rot) for rot in (0, 1))
+    context = {"store": site.store_id, "workspace": "default", "mid": site.mid, "seq": "1"}
+    done = []
+
+    def hook(method: str, name: str) -> None:
+        if (method, name) == ("get", old) and not done:
+            done.append(name)
+            site.store.create(new, rewrap_envelope(site.store.get(old), site.ring.provider, context)[0])
+            site.store.delete(old)
+
+    report = site.check(Hooked(site.store, hook), deep=True)
+    assert done and report.findings == () and report.segments == 4
+
+
 def test_progress_reaches_its_total(site: Site) -> None:
     told = []
     site.check(report=told.append)
