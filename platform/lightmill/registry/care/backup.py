@@ -254,10 +254,11 @@ class _Copy:
 
         def copy(version: Version) -> bool:
             found = listed.get((version.mid, version.seq), [])
-            if any([self._small(name, there, verify_all) for name in found]):
+            copied = sum(self._small(name, there, verify_all) for name in found)
+            if found and copied == len(found):
                 return True
-            prefix = names.envelopes_prefix(version.mid, version.seq)  # rotated since they were listed: look once more
-            return any([self._small(name, there, verify_all) for name in list(self._source.list(prefix))])
+            prefix = names.envelopes_prefix(version.mid, version.seq)  # one was rotated away meanwhile: look once more
+            return sum(self._small(name, there, verify_all) for name in list(self._source.list(prefix))) > 0
 
         for version, found in zip(versions, each(copy, versions, self._threads), strict=True):
             if not found:
