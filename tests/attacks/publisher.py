@@ -6,6 +6,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from lightmill.registry import Registry, read_store_id
+from lightmill.registry.care import backup
 from lightmill.storage import LocalStore
 from lightmill.vault import KeyRing
 from tests.attacks.stage import files, publish
@@ -32,3 +33,10 @@ def publish_rounds(root: Path, keys: Path, first: int, rounds: int, said: Connec
     """Publish some versions; send all digests at the end."""
     registry = open_registry(root, keys, fsync=False)
     said.send([publish(registry, NAME, files(first + n)) for n in range(rounds)])
+
+
+def copy_away(root: Path, keys: Path, target: Path, said: Connection) -> None:
+    """Back the store up; say when it begins."""
+    source = open_registry(root, keys)
+    said.send(None)
+    backup(source.store, LocalStore(target), source.keyring.trusted, threads=2)

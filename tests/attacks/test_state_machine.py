@@ -7,6 +7,7 @@ operation that crashed may have happened or not; nothing else may be seen, and a
 from __future__ import annotations
 
 import secrets
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -63,6 +64,7 @@ class Writer:
 class RegistryMachine(RuleBasedStateMachine):
     ring: KeyRing
     folder: Path
+    empty_catalog: Path
 
     @initialize()
     def begin(self) -> None:
@@ -72,6 +74,8 @@ class RegistryMachine(RuleBasedStateMachine):
         self.number = 0
         self.copy = MemoryStore()
         self.writers = [Writer(self) for _ in range(WRITERS)]
+        for name in NAMES:
+            self.publish_now(0, name, None)
 
     # -- operations ------------------------------------------------------------------
 
@@ -95,6 +99,9 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(writer=writers, name=assets, crash=crashes)
     def publish(self, writer: int, name: str, crash: int | None) -> None:
+        self.publish_now(writer, name, crash)
+
+    def publish_now(self, writer: int, name: str, crash: int | None) -> None:
         self.number += 1
         content = files(self.number)
         self.attempt("publish", writer, lambda me: publish(me.registry, name, content), crash)
@@ -234,9 +241,8 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule()
     def rebuild(self) -> None:
         """An empty catalog, filled from the store alone, lists what the model knows."""
-        path = self.folder / f"{secrets.token_hex(4)}.db"
+        path = Path(shutil.copy(self.empty_catalog, self.folder / f"{secrets.token_hex(4)}.db"))
         with Catalog.open(f"sqlite:///{path}") as catalog:
-            catalog.migrate()
             Registry(self.store, self.ring, "default", STORE_ID, catalog).heal()
             for name, asset in self.model.items():
                 mid = self.registry().mid(RUN, name)
@@ -245,7 +251,8 @@ class RegistryMachine(RuleBasedStateMachine):
                 for alias, seq in asset.aliases.items():
                     mark = catalog.marks.get(mid, f"a/{alias}")
                     assert mark is not None and self.registry().aliases(RUN, name)[alias] == seq
-        path.unlink()
+        for left in self.folder.glob(f"{path.name}*"):
+            left.unlink()
         done["rebuild"] += 1
 
     # -- what always holds -------------------------------------------------------------
@@ -279,6 +286,9 @@ def run(tmp_path: Path, examples: int, steps: int) -> None:
     done.clear()
     RegistryMachine.ring = KeyRing.create(tmp_path / "keys" / "ring.json")
     RegistryMachine.folder = tmp_path
+    RegistryMachine.empty_catalog = tmp_path / "empty.db"
+    with Catalog.open(f"sqlite:///{RegistryMachine.empty_catalog}") as catalog:
+        catalog.migrate()
     run_state_machine_as_test(
         RegistryMachine,
         settings=settings(

@@ -19,7 +19,7 @@ from lightmill.records.jobs import Progress
 from lightmill.registry import names
 from lightmill.registry.care.digests import is_whole
 from lightmill.registry.care.ledger import Ledger, Version
-from lightmill.registry.care.logs import needed_by, part_of, read_entry
+from lightmill.registry.care.logs import envelopes_of, needed_by, part_of, read_entry
 from lightmill.registry.care.parallel import THREADS, each
 from lightmill.registry.opening import read_store_id
 from lightmill.storage import BlobStore
@@ -250,12 +250,18 @@ class _Copy:
         self.count.add(copied=len(data), verified=1)
 
     def _envelopes(self, versions: list[Version], there: set[str], verify_all: bool) -> None:
-        def copy(version: Version) -> int:
-            prefix = names.envelopes_prefix(version.mid, version.seq)
-            return sum(self._small(name, there, verify_all) for name in list(self._source.list(prefix)))
+        listed = envelopes_of(self._source.list(names.RECORDS))
+
+        def copy(version: Version) -> bool:
+            found = listed.get((version.mid, version.seq), [])
+            copied = sum(self._small(name, there, verify_all) for name in found)
+            if found and copied == len(found):
+                return True
+            prefix = names.envelopes_prefix(version.mid, version.seq)  # one was rotated away meanwhile: look once more
+            return sum(self._small(name, there, verify_all) for name in list(self._source.list(prefix))) > 0
 
         for version, found in zip(versions, each(copy, versions, self._threads), strict=True):
-            if not found and not copy(version):  # rotated between listing and reading: look once more
+            if not found:
                 name = names.envelope_name(version.mid, version.seq, 0)
                 self._note(Problem.MISSING, name, (version,), "the source has no envelope for it")
 

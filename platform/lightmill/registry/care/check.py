@@ -33,7 +33,7 @@ ENVELOPE_MAX_BYTES = 64 << 10
 PART_BYTES = 16 << 20
 _OURS = re.compile(
     r"lightmill\.json|(?:q/)?[bm]/[0-9a-f]{2}/[0-9a-f]{64}|r/[a-z2-7]{26}/(?:[vkt]/[0-9]{10}|e/[0-9]{10}/[0-9]{6}"
-    r"|a/[a-z][a-z0-9_-]{0,31}/[0-9]{10})|l/[0-9a-f]{32}|g/[0-9]{10}|probe/[0-9a-f]{32}"
+    r"|a/[a-z][a-z0-9_-]{0,31}/[0-9]{10})|l/[0-9a-f]{32}|g/[0-9]{10}|(?:q/)?probe/[0-9a-f]{32}"
 )
 
 
@@ -142,7 +142,12 @@ class _Check:
 
     def _open(self, item: tuple[Version, list[str]]) -> Opened:
         assert self._options.keyring is not None  # noqa: S101 - chosen by the caller
-        return open_version(self._store, self._options.keyring, *item)
+        version, envelopes = item
+        opened = open_version(self._store, self._options.keyring, version, envelopes)
+        if opened.manifest or opened.findings:
+            return opened
+        again = list(self._store.list(names.envelopes_prefix(version.mid, version.seq)))  # rotated meanwhile
+        return open_version(self._store, self._options.keyring, version, again)
 
     def _look(self, item: tuple[Version, list[str]]) -> Opened:
         """Check the form of envelopes: all that is possible without a key."""
@@ -185,7 +190,8 @@ class _Check:
                 self._segments += reading.segments
                 if reading.problem:
                     users = needed[reading.name][1] if reading.name in needed else []
-                    self._note(Problem.DAMAGED, reading.name, users, reading.problem)
+                    problem = Problem.DAMAGED if users else Problem.ORPHANED  # what nobody needs costs nobody a version
+                    self._note(problem, reading.name, users, reading.problem)
             self._tell("objects", done, len(chosen))
         return read
 
@@ -241,13 +247,15 @@ class _Check:
         self._ledger.refresh()
         needed = needed_by(self._ledger.alive())
         dead = needed_by(v for v in self._ledger.versions.values() if self._ledger.deleted(v))
-        damaged = {finding.object for finding in self._findings}
+        noted = {finding.object for finding in self._findings}
         for name in present:
             if not _OURS.fullmatch(name):
                 self._note(Problem.FOREIGN, name, (), "Lightmill writes no such name")
+            elif name.startswith("probe/"):
+                self._note(Problem.ORPHANED, name, (), "left by a probe that was interrupted")
             elif digest_of(name) and not name.startswith(names.QUARANTINE) and name not in needed:
                 users = dead[name][1] if name in dead else ()
-                if name not in damaged:
+                if name not in noted:
                     self._note(
                         Problem.ORPHANED, name, users, "of a deleted version" if users else "no version names it"
                     )
@@ -255,7 +263,7 @@ class _Check:
             if not _OURS.fullmatch(name):
                 self._note(Problem.FOREIGN, name, (), "Lightmill writes no such name")
         for (mid, seq), envelopes in envelopes_of(listed).items():
-            if (mid, seq) not in self._ledger.versions and names.record_name(mid, seq) not in damaged:
+            if (mid, seq) not in self._ledger.versions and names.record_name(mid, seq) not in noted:
                 for name in envelopes:
                     self._note(Problem.ORPHANED, name, (), "its version was never committed")
 

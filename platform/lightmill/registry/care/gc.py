@@ -30,7 +30,7 @@ BATCH = 1000
 MARK_MAX_BYTES = 1 << 30
 LEASE_MAX_BYTES = 1 << 16
 MARKS_KEPT = 3
-COLLECTED = ("b/", "m/")
+COLLECTED = ("b/", "m/", "probe/")
 
 
 class Collector:

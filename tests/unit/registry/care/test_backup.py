@@ -81,7 +81,7 @@ def test_a_copy_made_while_four_threads_publish_is_whole(site: Site, target: Loc
     threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
     for thread in threads:
         thread.start()
-    reports = [backup(site.store, target, site.ring.trusted) for _ in range(3)]
+    reports = [backup(site.store, target, site.ring.trusted) for _ in range(2)]
     stop.set()
     for thread in threads:
         thread.join()
@@ -93,12 +93,12 @@ def test_a_copy_made_while_four_threads_publish_is_whole(site: Site, target: Loc
         if record_name(site.registry.mid(id.kind, id.name), id.seq) in set(target.list("r/")):
             read(site.new_registry(store=target), id)
             there += 1
-    print(f"\n{len(published)} versions published during 3 backups, {there} in the copy, all whole")
+    print(f"\n{len(published)} versions published during 2 backups, {there} in the copy, all whole")
 
 
 def test_what_is_published_at_the_worst_moments_is_whole_or_absent(site: Site, target: LocalStore) -> None:
     moments = 0
-    for moment in range(1, 60, 3):
+    for moment in range(1, 60, 5):
         calls, copy = 0, MemoryStore()
 
         def hook(method: str, name: str, moment: int = moment) -> None:
@@ -111,7 +111,7 @@ def test_what_is_published_at_the_worst_moments_is_whole_or_absent(site: Site, t
 
         assert backup(Hooked(site.store, hook), copy, site.ring.trusted, threads=1).findings == ()
         assert site.check(copy, deep=True).findings == ()
-    assert moments >= 15
+    assert moments >= 8
 
 
 def test_a_rotation_during_a_backup_leaves_an_envelope_in_the_copy(site: Site) -> None:
@@ -119,22 +119,18 @@ def test_a_rotation_during_a_backup_leaves_an_envelope_in_the_copy(site: Site) -
 
     old, new = (envelope_name(site.mid, 1, rot) for rot in (0, 1))
     context = {"store": site.store_id, "workspace": "default", "mid": site.mid, "seq": "1"}
-    for moment in ("list", "get"):
-        done = []
+    done = []
 
-        def hook(method: str, name: str, moment: str = moment, done: list = done) -> None:
-            if method == moment and name == (old if moment == "get" else old[:-6]) and not done:
-                done.append(name)
-                data, _ = rewrap_envelope(site.store.get(old), site.ring.provider, context)
-                site.store.create(new, data)
-                site.store.delete(old)
+    def hook(method: str, name: str) -> None:
+        if (method, name) == ("get", old) and not done:
+            done.append(name)
+            data, _ = rewrap_envelope(site.store.get(old), site.ring.provider, context)
+            site.store.create(new, data)
+            site.store.delete(old)
 
-        copy = MemoryStore()
-        envelope = site.store.get(old)
-        assert backup(Hooked(site.store, hook), copy, site.ring.trusted, threads=1).findings == ()
-        assert done and list(copy.list(old[:-6])) == [new]
-        site.store.create(old, envelope)
-        site.store.delete(new)
+    copy = MemoryStore()
+    assert backup(Hooked(site.store, hook), copy, site.ring.trusted, threads=1).findings == ()
+    assert done and list(copy.list(old[:-6])) == [new]
 
 
 class Full:
@@ -169,8 +165,8 @@ def test_a_full_disk_stops_a_backup_and_the_next_run_goes_on(site: Site, tmp_pat
 
 
 def test_a_full_disk_stops_a_publish_and_nothing_is_torn(site: Site) -> None:
-    stops, done = 0, 0
-    for n in range(1, 200):
+    stops = 0
+    for n in range(1, 300, 3):
         store = LocalStore(site.root, fsync=Full(n))
         latest = site.registry.latest(MODEL, "m")
         try:
@@ -178,14 +174,14 @@ def test_a_full_disk_stops_a_publish_and_nothing_is_torn(site: Site) -> None:
         except UnavailableError as exc:
             stops += 1
             assert "free some space" in exc.message
+            assert site.registry.latest(MODEL, "m") in (latest, latest + 1)
         else:
-            done += 1
-        assert site.registry.latest(MODEL, "m") in (latest, latest + 1)
-        assert site.check(deep=True, sample=100).harmful == ()
-        if done == 2:
             break
+    assert site.check(deep=True).harmful == ()
+    for seq in range(1, site.registry.latest(MODEL, "m") + 1):
+        read(site.registry, site.resolve(f"m@{seq}"))
     print(f"\nthe disk was full at {stops} moments of a publish; every version that is there is whole")
-    assert stops >= 8 and done == 2
+    assert 8 <= stops < 99
 
 
 def test_damage_in_the_source_is_named_and_does_not_spread(site: Site, target: LocalStore) -> None:

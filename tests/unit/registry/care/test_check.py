@@ -45,7 +45,7 @@ def test_all_injected_damage_is_found_and_named(site: Site, tmp_path: Path, deep
     """One object of each store at a time. Without a key a flipped bit inside an envelope cannot be seen."""
     pick, kinds, cases = random.Random(11 + deep), {}, 0
     names = [name for name in site.names() if name != "lightmill.json"]
-    for case in range(60):
+    for case in range(30):
         name = pick.choice(names)
         copy = site.copy_of_store(f"copy{case}")
         what = damage(copy, name, pick)
@@ -136,6 +136,14 @@ def test_a_deleted_version_s_objects_are_orphaned_and_name_it(site: Site) -> Non
     assert site.check(deep=True).findings == ()
 
 
+def test_damage_that_costs_nobody_a_version_is_named_and_harmless(site: Site) -> None:
+    site.registry.begin(MODEL, "m").seal_files({"a": b"left"})
+    (left,) = found(site.check().findings, Problem.ORPHANED)
+    site.path(left).write_bytes(b"x")
+    (finding,) = site.check().findings
+    assert (finding.object, finding.problem) == (left, Problem.ORPHANED) and "digest" in finding.detail
+
+
 def test_a_foreign_object_is_named(site: Site) -> None:
     site.store.create("notes.txt", b"hello")
     assert found(site.check().findings, Problem.FOREIGN) == ["notes.txt"]
@@ -175,6 +183,24 @@ def test_a_check_of_a_store_in_use_finds_nothing(site: Site) -> None:
 
     assert site.check(Hooked(site.store, hook)).findings == ()
     assert seen
+
+
+def test_a_rotation_during_a_check_is_no_finding(site: Site) -> None:
+    from lightmill.vault import rewrap_envelope
+    from tests.attacks.stage import Hooked
+
+    old, new = (envelope_name(site.mid, 1, rot) for rot in (0, 1))
+    context = {"store": site.store_id, "workspace": "default", "mid": site.mid, "seq": "1"}
+    done = []
+
+    def hook(method: str, name: str) -> None:
+        if (method, name) == ("get", old) and not done:
+            done.append(name)
+            site.store.create(new, rewrap_envelope(site.store.get(old), site.ring.provider, context)[0])
+            site.store.delete(old)
+
+    report = site.check(Hooked(site.store, hook), deep=True)
+    assert done and report.findings == () and report.segments == 4
 
 
 def test_progress_reaches_its_total(site: Site) -> None:
