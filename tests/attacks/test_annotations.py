@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lightmill.errors import IntegrityError, NotFoundError
+from lightmill.errors import IntegrityError
 from lightmill.records.annotations import Annotation, TagsChanged
 from lightmill.records.assets import Tombstone
 from lightmill.records.references import VersionId, parse_reference
@@ -49,8 +49,6 @@ def refuses_notes(world: World, store: LocalStore, *, catalog: bool = False) -> 
     registry = world.new_registry(store=store, catalog=world.catalog if catalog else None)
     with pytest.raises(IntegrityError) as caught:
         registry.notes(id_of(registry, "m", 1))
-    with pytest.raises(IntegrityError):
-        registry.annotate(id_of(registry, "m", 1), TagsChanged(set={"a": "b"}))
     return caught.value.message
 
 
@@ -79,11 +77,9 @@ def test_an_edited_annotation_or_tombstone_is_refused_by_name(world: World, stol
     apply = CHANGES.get(change) or flip(float(change.rpartition(" ")[2]), 1)
     annotation, tombstone = annotation_name(mid(world), 1), tombstone_name(mid(world), 3)
     edit(stolen, annotation, apply)
-    message = refuses_notes(world, stolen)
-    assert annotation in message or "m" in message
+    assert annotation in refuses_notes(world, stolen)
     edit(stolen, tombstone, apply)
-    message = refuses_version(world, stolen)
-    assert tombstone in message or "m@3" in message
+    assert tombstone in refuses_version(world, stolen)
 
 
 def test_annotations_do_not_count_in_another_place(world: World, stolen: LocalStore) -> None:
@@ -105,7 +101,7 @@ def test_a_missing_annotation_is_missed(world: World, stolen: LocalStore) -> Non
     stolen.create(annotation_name(mid(world), 3), last)
     stolen.delete(annotation_name(mid(world), 2))
     registry = world.new_registry(store=stolen)
-    with pytest.raises((IntegrityError, NotFoundError)):
+    with pytest.raises(IntegrityError, match="missing"):
         registry.notes(id_of(registry, "m", 1))
 
 

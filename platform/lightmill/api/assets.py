@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
 from lightmill.control.assets import AssetService
@@ -120,7 +120,7 @@ def _changing(router: APIRouter, service: AssetService, kind: AssetKind) -> None
         return service.annotate(kind, f"{name}@{selector}", change)
 
     @router.delete(f"/{kind}s" + "/{name}/versions/{version}", name=f"delete {kind} version")
-    def delete(name: str, version: Annotated[int, Field(ge=1)], reason: str) -> VersionSummary:
+    def delete(name: str, version: Annotated[int, Path(ge=1)], reason: str) -> VersionSummary:
         return service.delete(kind, name, version, reason)
 
 

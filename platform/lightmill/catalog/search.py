@@ -81,7 +81,7 @@ class _Condition:
     """One condition in two forms: asked of a row of `versions`, and as the keys of all rows that fulfil it."""
 
     each: ColumnElement[bool]
-    keys: Select[Any]
+    keys: Select[Any, Any]
 
 
 def _lead(connection: Connection, conditions: list[_Condition]) -> list[ColumnElement[bool]]:

@@ -114,6 +114,14 @@ class Versions:
         asset = and_(assets.c.kind == AssetKind(kind).value, assets.c.name == name)
         return self._summaries(asset if deleted else and_(asset, _LIVE), versions.c.seq.desc())
 
+    def known(self) -> dict[str, dict[int, bool]]:
+        """Return for every asset's opaque id what `recorded` returns, from one query."""
+        found: dict[str, dict[int, bool]] = {}
+        with self._database.read() as connection:
+            for row in connection.execute(select(versions.c.mid, versions.c.seq, _LIVE.label("live"))):
+                found.setdefault(row.mid, {})[row.seq] = not row.live
+        return found
+
     def recorded(self, mid: str) -> dict[int, bool]:
         """Return the version numbers that are listed for an asset's opaque id, and whether each is deleted."""
         query = select(versions.c.seq, _LIVE.label("live")).where(versions.c.mid == mid)

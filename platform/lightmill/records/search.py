@@ -219,7 +219,8 @@ def _term(text: str, at: int) -> tuple[str, object, int]:
     if match := _FIELD.match(text, at):
         field, term = _field(match)
         return field, term, match.end()
-    if match := _BARE.match(text, at):
+    match = _BARE.match(text, at)
+    if match and not match[0].startswith("metrics."):
         return "names", _name(match["value"], match[0]), match.end()
     raise _wrong(text[at:].split()[0])
 
@@ -263,7 +264,7 @@ def _field(match: re.Match[str]) -> tuple[str, object]:
             return "names", _name(value, match[0])
         case "stage":
             if value not in set(Stage):
-                raise RequestError(f"There is no stage {value!r}; the stages are {', '.join(Stage)}.")
+                raise RequestError(f"{match[0]!r}: there is no stage {value!r}; the stages are {', '.join(Stage)}.")
             return "stages", Stage(value)
         case "alias":
             return "aliases", _alias(value, match[0])

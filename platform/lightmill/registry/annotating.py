@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 
 from pydantic import ValidationError
 
@@ -49,6 +50,14 @@ class Annotations:
         self._marks.check(mark, mid, n, f"the annotations of {what}", names.annotation_name)
         return n
 
+    def entries(self, mid: str, first: int, what: str) -> Iterator[tuple[Annotation, str]]:
+        """Yield the entries from number `first` on, verified, with their digests.
+
+        Raises:
+            IntegrityError: One is not what was written or is missing, or the newest ones are hidden.
+        """
+        yield from self._log.annotations(mid, first, self.last(mid, what), what=what)
+
     def append(self, mid: str, id: VersionId, key: bytes, change: Change) -> Annotation:
         """Sign and store what is said of a version; entries of others that come between do no harm.
 
@@ -59,7 +68,7 @@ class Annotations:
         plaintext = canonical_json(change.model_dump(mode="json"))
         for _ in range(ATTEMPTS):
             n = self.last(mid, str(id))
-            parent = self._log.annotation(mid, n, what=f"annotation {n} of {id}")[1] if n else None
+            parent = next((digest for _, digest in self._log.annotations(mid, n, n, what=id.name)), None) if n else None
             entry = Annotation(
                 store=self._store_id,
                 workspace=self._workspace,
@@ -68,7 +77,7 @@ class Annotations:
                 parent=parent,
                 seq=id.seq,
                 record=id.digest,
-                sealed=encode_base64(seal_blob(plaintext, key, self._context(mid, id.seq, n + 1))),
+                sealed=encode_base64(bytes(seal_blob(plaintext, key, self._context(mid, id.seq, n + 1)))),
                 created=now_iso(),
                 publisher=self._keyring.signer.key_id,
                 nonce=secrets.token_hex(16),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from lightmill.errors import IntegrityError, NotFoundError
+from lightmill.records.annotations import Annotation
 from lightmill.records.assets import AliasEntry, Deletion, Manifest, Tombstone, VersionSummary
 from lightmill.records.references import AssetKind, VersionId
 from lightmill.registry.annotating import Annotations
@@ -68,46 +69,52 @@ class Index:
         self._catalog.marks.raise_to(tombstone.mid, VERSIONS, id.seq, id.digest)
         self._catalog.marks.raise_to(tombstone.mid, tombstone_stream(id.seq), id.seq, digest)
 
-    def annotations(self, mid: str, what: str) -> int:
+    def catch_up(self, mid: str, name: str) -> int:
         """Apply the annotations that the catalog lacks, in order; return how many.
 
-        Raises:
-            IntegrityError: One is not what was written; those before it are applied.
-            NotFoundError: One is about a version that the catalog does not list.
+        At one that does not verify it stops, with a line in the log, until it is repaired.
         """
         mark = self._catalog.marks.get(mid, ANNOTATIONS)
-        done = mark[0] if mark else 0
-        last = self._annotations.last(mid, what)
-        return sum(self._apply(mid, n, what) for n in range(done + 1, last + 1))
+        known = self._catalog.versions.recorded(mid)
+        healed = 0
+        try:
+            for entry, digest in self._annotations.entries(mid, mark[0] + 1 if mark else 1, name):
+                healed += self._apply(entry, digest, name, known)
+        except (IntegrityError, NotFoundError) as exc:
+            logger.error("what is said of %s is not complete in the catalog: %s", name, exc.message)
+        return healed
 
-    def _apply(self, mid: str, n: int, what: str) -> bool:
-        entry, digest = self._log.annotation(mid, n, what=f"annotation {n} of {what}")
-        record, _ = self._log.commit(mid, entry.seq, what=f"{what}@{entry.seq}", expect=entry.record)
-        if self._deletions.find(mid, entry.seq, f"{what}@{entry.seq}"):
-            return self._catalog.notes.apply(mid, entry.seq, n, digest, None)
-        key = self._manifests.key(mid, entry.seq, record.manifest)
-        return self._catalog.notes.apply(mid, entry.seq, n, digest, self._annotations.unseal(entry, key))
+    def _apply(self, entry: Annotation, digest: str, name: str, known: dict[int, bool]) -> bool:
+        mid, seq, what = entry.mid, entry.seq, f"{name}@{entry.seq}"
+        record, _ = self._log.commit(mid, seq, what=what, expect=entry.record)
+        if self._deletions.find(mid, seq, what):
+            return self._catalog.notes.apply(mid, seq, entry.n, digest, None)
+        if seq not in known:
+            self._adopt(mid, seq)
+        change = self._annotations.unseal(entry, self._manifests.key(mid, seq, record.manifest))
+        return self._catalog.notes.apply(mid, seq, entry.n, digest, change)
 
     # -- everything ---------------------------------------------------------
 
     def heal(self) -> int:
         """Record what the store holds and the catalog lacks; return how many entries. See `Registry.heal`."""
-        marks = self._catalog.marks.all()
-        return sum(self._asset(mid, census, marks) for mid, census in self._log.census().items())
+        # First the catalog, then the store: what is written between the two is found next time.
+        marks, known = self._catalog.marks.all(), self._catalog.versions.known()
+        census = self._log.census()
+        return sum(self._asset(mid, found, known.get(mid, {}), marks) for mid, found in census.items())
 
-    def _asset(self, mid: str, census: Census, marks: dict[tuple[str, str], Mark]) -> int:
-        known = self._catalog.versions.recorded(mid)
+    def _asset(self, mid: str, census: Census, known: dict[int, bool], marks: dict[tuple[str, str], Mark]) -> int:
         missing = census.versions - known.keys()
         healed = self._each(mid, missing - census.tombstones, self._adopt)
         gone = {seq for seq in census.tombstones if not known.get(seq, False)}
         healed += self._each(mid, gone, self._bury)
-        asset = self._catalog.versions.named(mid)
+        behind = {alias for alias, n in census.aliases.items() if _number(marks, mid, alias_stream(alias)) < n}
+        unsaid = census.annotations > _number(marks, mid, ANNOTATIONS)
+        asset = self._catalog.versions.named(mid) if behind or unsaid else None
         if asset is None:
             return healed
-        healed += self._aliases(mid, *asset, census, marks)
-        if census.annotations > marks.get((mid, ANNOTATIONS), (0, ""))[0]:
-            healed += self._catch_up(mid, asset[1])
-        return healed
+        healed += sum(self._alias(mid, *asset, alias, census.aliases[alias]) for alias in sorted(behind))
+        return healed + (self.catch_up(mid, asset[1]) if unsaid else 0)
 
     def _each(self, mid: str, seqs: Iterable[int], adopt: Callable[[str, int], None]) -> int:
         healed = 0
@@ -134,22 +141,14 @@ class Index:
             id = VersionId(kind=asset[0], name=asset[1], seq=seq, digest=tombstone.record)
         self.deleted(id, tombstone, digest)
 
-    def _aliases(self, mid: str, kind: AssetKind, name: str, census: Census, marks: dict[tuple[str, str], Mark]) -> int:
-        healed = 0
-        for alias, n in census.aliases.items():
-            if marks.get((mid, alias_stream(alias)), (0, ""))[0] >= n:
-                continue
-            try:
-                self.alias(kind, name, *self._log.alias(mid, alias, n, what=f"{name}@{alias}"))
-            except (IntegrityError, NotFoundError) as exc:
-                logger.error("alias %s@%s stays out of the catalog: %s", name, alias, exc.message)
-            else:
-                healed += 1
-        return healed
-
-    def _catch_up(self, mid: str, name: str) -> int:
+    def _alias(self, mid: str, kind: AssetKind, name: str, alias: str, n: int) -> int:
         try:
-            return self.annotations(mid, name)
+            self.alias(kind, name, *self._log.alias(mid, alias, n, what=f"{name}@{alias}"))
         except (IntegrityError, NotFoundError) as exc:
-            logger.error("what is said of %s is not complete in the catalog: %s", name, exc.message)
+            logger.error("alias %s@%s stays out of the catalog: %s", name, alias, exc.message)
             return 0
+        return 1
+
+
+def _number(marks: dict[tuple[str, str], Mark], mid: str, stream: str) -> int:
+    return marks.get((mid, stream), (0, ""))[0]

@@ -217,7 +217,7 @@ class Registry:
             return []
         latest = self.resolve(id.kind, Reference(name=id.name))
         selectors = {str(id.seq), LATEST} if latest == id else {str(id.seq)}
-        follows = {Reference(name=id.name, selector=selector) for selector in selectors}
+        follows = [Reference(name=id.name, selector=selector) for selector in selectors]
         return [
             f"endpoint {endpoint.name!r}"
             for endpoint in self.catalog.endpoints.list()
@@ -286,7 +286,7 @@ class Registry:
         entry = self._annotations.append(mid, id, key, change)
         if self._index:
             self._index.version(id, mid, manifest)
-            self._index.annotations(mid, id.name)
+            self._index.catch_up(mid, id.name)
         return entry
 
     def notes(self, id: VersionId) -> Notes:
@@ -301,8 +301,7 @@ class Registry:
         self._deletions.refuse(id, mid)
         key = self._manifests.key(mid, id.seq, record.manifest)
         notes = Notes()
-        for n in range(1, self._annotations.last(mid, str(id)) + 1):
-            entry, _ = self._log.annotation(mid, n, what=f"annotation {n} of {id.name}")
+        for entry, _ in self._annotations.entries(mid, 1, id.name):
             if entry.seq == id.seq:
                 notes = notes.after(self._annotations.unseal(entry, key))
         return notes

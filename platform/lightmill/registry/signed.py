@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -162,12 +163,25 @@ class SignedLog:
         """Return the numbers under which the store holds a tombstone, not verified."""
         return [names.last_number(name) for name in self._store.list(names.tombstones_prefix(mid))]
 
-    def annotation(self, mid: str, n: int, *, what: str) -> tuple[Annotation, str]:
-        """Return a verified annotation and its digest; errors as `commit`."""
-        entry, digest = self._read(names.annotation_name(mid, n), ANNOTATION_TYPE, Annotation, what)
-        self._check_place(entry, (mid, n), (entry.mid, entry.n), what)
-        self._check_parent(names.annotation_name(mid, n - 1) if n > 1 else None, entry.parent, what)
-        return entry, digest
+    def annotations(self, mid: str, first: int, last: int, *, what: str) -> Iterator[tuple[Annotation, str]]:
+        """Yield the verified annotations from number `first` to `last` with their digests; errors as `commit`.
+
+        NotFoundError, for one that is missing, is an IntegrityError here: those after it are there.
+        """
+        before: str | None = None
+        for n in range(first, last + 1):
+            name = names.annotation_name(mid, n)
+            try:
+                entry, digest = self._read(name, ANNOTATION_TYPE, Annotation, f"annotation {n} of {what}")
+            except NotFoundError as exc:
+                raise IntegrityError(f"Object {name} is missing from {self._store.url}; one after it is not.") from exc
+            self._check_place(entry, (mid, n), (entry.mid, entry.n), f"annotation {n} of {what}")
+            if before is None:
+                self._check_parent(names.annotation_name(mid, n - 1) if n > 1 else None, entry.parent, what)
+            elif entry.parent != before:
+                raise IntegrityError(f"Annotation {n} of {what} does not follow the one before it; one was replaced.")
+            before = digest
+            yield entry, digest
 
     def append_commit(self, record: CommitRecord) -> str | None:
         """Create a commit record; return its digest, or None if another publisher took the number."""

@@ -5,6 +5,7 @@ import time
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -15,6 +16,9 @@ from lightmill.catalog.engine import build_engine, parse_url
 from lightmill.catalog.migrate import scripts
 from lightmill.catalog.tables import HEAD, REVISION_TABLE, metadata
 from lightmill.errors import UnavailableError
+from lightmill.records.annotations import Notes
+from lightmill.records.references import AssetKind
+from lightmill.records.search import SearchOrder, parse_query
 from tests.unit.catalog.examples import run_together
 
 
@@ -85,6 +89,28 @@ def test_an_older_catalog_is_migrated_before_it_is_used(url: str, catalog: Catal
     execute(url, f"UPDATE {REVISION_TABLE} SET version_num = '0000'")
     with Catalog.open(url) as other, pytest.raises(UnavailableError, match="older revision 0000"):
         other.facts.get("key")
+
+
+def test_versions_of_the_first_revision_are_kept_and_become_searchable(url: str) -> None:
+    database = Database(url)
+    with database.migration() as connection:
+        config = scripts()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(sa.text("INSERT INTO assets VALUES ('a', 'model', 'digits', 'default')"))
+        connection.execute(
+            sa.text(
+                "INSERT INTO versions (mid, seq, digest, created, size_bytes, metrics, provenance, card) "
+                "VALUES ('a', 1, 'd', '2026-01-01', 5, '{\"accuracy\": 0.9}', '{}', '{}')"
+            )
+        )
+    with Catalog.open(url) as catalog:
+        catalog.migrate()
+        summary = catalog.versions.get(AssetKind.MODEL, "digits", 1)
+        assert (summary.metrics, summary.stage, summary.tags) == ({"accuracy": 0.9}, "none", {})
+        query = parse_query("metrics.accuracy>=0.9 digits")
+        assert catalog.search.versions(AssetKind.MODEL, query, SearchOrder(), limit=9).versions == (summary,)
+        assert catalog.notes.get(AssetKind.MODEL, "digits", 1) == Notes()
 
 
 def test_a_migration_that_fails_leaves_nothing(url: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 import lightmill.records
-from lightmill.records import assets, endpoints, jobs, references, signature, specs
+from lightmill.records import annotations, assets, endpoints, jobs, platform, references, search, signature, specs
 from lightmill.records.base import Record, now_iso
 from lightmill.records.references import AssetKind, VersionId
 
@@ -54,6 +54,18 @@ MODEL_CARD = assets.ModelCard(
 RUN_CARD = assets.RunCard(model="m", epoch=2, metrics={"loss": 1e-300})
 REF = assets.BlobRef(id="aa", size=1)
 SIGNED = {"store": "s", "workspace": "w", "mid": "m", "created": "now", "publisher": "p", "nonce": "n"}
+EVALUATION = annotations.Evaluation(dataset=VERSION, split="test", metrics={"a/b": 0.1}, created="now", by="run r")
+TEXT = annotations.CardText(description="d", limitations="l")
+NOTES = annotations.Notes(stage=annotations.Stage.STAGING, tags={"team": "ä 1"}, text=TEXT, evaluations=(EVALUATION,))
+DELETION = assets.Deletion(at="now", reason="why", publisher="p")
+SUMMARY = assets.VersionSummary(
+    id=VERSION, mid="m", created="now", size_bytes=1, metrics={"a": 0.1}, provenance=PROVENANCE, card={"x": [1]}
+)
+ASSET = assets.AssetSummary(
+    kind=AssetKind.MODEL, name="m", mid="x", versions=2, latest=3, created="a", updated="b", aliases={"c": 1}
+)
+CHILD = assets.LineageChild(id=VERSION, endpoints=("e",))
+QUERY = search.parse_query("a tag:b=c stage:none dataset:d@1 alias:e metrics.f>=1 created>=2026-01-31")
 ENDPOINT_SPEC = specs.EndpointSpec(name="e", model="m@3")
 
 RECORDS: list[Record] = [
@@ -91,12 +103,50 @@ RECORDS: list[Record] = [
     REF,
     assets.CommitRecord(**SIGNED, seq=2, parent="aa", manifest=REF, blobs=(REF, REF)),
     assets.AliasEntry(**SIGNED, alias="a", n=1, parent=None, seq=2, record="aa"),
-    assets.VersionSummary(
-        id=VERSION, mid="m", created="now", size_bytes=1, metrics={"a": 0.1}, provenance=PROVENANCE, card={"x": [1]}
+    assets.Tombstone(**SIGNED, seq=2, record="aa", reason="why"),
+    annotations.Annotation(**SIGNED, n=2, parent="aa", seq=2, record="aa", sealed="AA=="),
+    annotations.TagsChanged(set={"a": "b"}, unset=("c",)),
+    annotations.StageChanged(stage=annotations.Stage.PRODUCTION, required=("a>=1",), evidence=EVALUATION),
+    annotations.TextChanged(description="d", limitations=""),
+    annotations.Evaluated(evaluation=EVALUATION),
+    EVALUATION,
+    TEXT,
+    NOTES,
+    DELETION,
+    SUMMARY,
+    SUMMARY.model_copy(update={"stage": annotations.Stage.ARCHIVED, "tags": {"a": "b"}, "deleted": DELETION}),
+    ASSET,
+    assets.AliasMove(alias="a", n=2, at="now", source=0, target=1, publisher="p"),
+    assets.AssetDetail(asset=ASSET, versions=(SUMMARY,)),
+    assets.VersionDetail(version=SUMMARY, notes=NOTES, dataset=None, endpoints=("e",), derived=("model m@1",)),
+    CHILD,
+    assets.Lineage(
+        version=SUMMARY,
+        dataset=SUMMARY,
+        base=None,
+        sources=DATASET_CARD.sources,
+        endpoints=("e",),
+        children=(CHILD,),
     ),
-    assets.AssetSummary(
-        kind=AssetKind.MODEL, name="m", mid="x", versions=2, latest=3, created="a", updated="b", aliases={"c": 1}
+    platform.PlatformStatus(
+        version="1",
+        store="s",
+        resources={"CPU": 2.0},
+        free={},
+        nodes=1,
+        models=1,
+        datasets=1,
+        endpoints={"ready": 1},
+        jobs_running=0,
     ),
+    QUERY,
+    *QUERY.tags,
+    *QUERY.datasets,
+    *QUERY.metrics,
+    *QUERY.created,
+    search.SearchOrder(key="metrics.a"),
+    search.Cursor(value=0.1, mid="m", seq=1),
+    search.SearchPage(versions=(SUMMARY,), next="x"),
     endpoints.Endpoint(name="e", spec=ENDPOINT_SPEC, version=VERSION, state=endpoints.EndpointState.UNHEALTHY),
     endpoints.ApiKey(id="i", name="n", secret_sha256="00", revoked="then"),
     jobs.Progress(phase="train", done=1, total=2),

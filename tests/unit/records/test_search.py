@@ -104,14 +104,15 @@ def test_the_terms_may_be_mixed_and_spaced() -> None:
         "colour:red",
         "Digits",
         "a*b",
-        "'; DROP TABLE versions",
+        "';DROP TABLE versions",
         "x" * 5000,
     ],
 )
 def test_what_is_no_term_is_refused_with_its_words(text: str) -> None:
     with pytest.raises(RequestError) as caught:
         parse_query(text)
-    assert text.split(">=")[0].split("=")[0].split()[0][:20].strip("'\"") in caught.value.message or len(text) > 4096
+    quoted = text.split()[0]
+    assert repr(quoted) in caught.value.message or str(len(text)) in caught.value.message
 
 
 @given(st.floats(-10, 10), st.floats(-10, 10))

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -79,6 +80,12 @@ def client(server: Scripted) -> Iterator[Client]:
         yield client
 
 
+STATUS = {"version": "1", "store": "s", "resources": {}, "free": {}, "nodes": 1, "models": 0, "datasets": 0} | {
+    "endpoints": {},
+    "jobs_running": 0,
+}
+
+
 def job(state: str = "running", kind: str = "ingest", **fields: Any) -> dict[str, Any]:
     return {"id": "j", "kind": kind, "name": "n", "state": state, **fields}
 
@@ -138,7 +145,7 @@ def test_a_key_comes_from_the_argument_the_environment_or_the_file(
     monkeypatch.setenv("LIGHTMILL_HOME", str(tmp_path))
     monkeypatch.setenv("LIGHTMILL_URL", server.url)
     monkeypatch.delenv("LIGHTMILL_API_KEY", raising=False)
-    server.answers[f"GET {API}/status"] = [(200, {})]
+    server.answers[f"GET {API}/status"] = [(200, STATUS)]
     with pytest.raises(AuthenticationError, match="admin.key"):
         lightmill.connect()
     (tmp_path / "keys").mkdir()
@@ -256,4 +263,20 @@ def test_an_alias_is_moved_with_its_expectation(server: Scripted, client: Client
 def test_a_malformed_reference_is_refused_before_it_is_sent(server: Scripted, client: Client, reference: str) -> None:
     with pytest.raises(RequestError):
         client.models.version(reference)
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("name", ["a/b", "a?b=c", "a#b", "ä b", "%2e"])
+def test_a_name_stays_one_part_of_the_path(server: Scripted, client: Client, name: str) -> None:
+    for ask in (client.jobs.show, client.endpoints.show, client.models.show):
+        with pytest.raises(NotFoundError):
+            ask(name)
+    assert [path.partition("?")[0].rpartition("/")[2] for _, path, _, _ in server.asked] == [quote(name, safe="")] * 3
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_a_name_that_leads_elsewhere_is_refused(server: Scripted, client: Client, name: str) -> None:
+    for ask in (client.jobs.show, client.endpoints.show, client.models.show):
+        with pytest.raises(RequestError):
+            ask(name)
     assert server.asked == []

@@ -24,11 +24,13 @@ def upgrade() -> None:
         table.add_column(sa.Column("text", JSON, nullable=False, server_default="{}"))
         table.add_column(sa.Column("evaluations", JSON, nullable=False, server_default="[]"))
         table.add_column(sa.Column("deleted", JSON))
-    _create_search_tables()
-    _fill()
+    _fill_kind()
+    # Before anything refers to it: SQLite copies the table to change a column.
     with op.batch_alter_table("versions") as table:
         for name in ("kind", "stage", "tags", "text", "evaluations"):
             table.alter_column(name, server_default=None)
+    _create_search_tables()
+    _fill_metrics()
     op.create_index("ix_versions_base_digest", "versions", ["base_digest"])
     op.create_index("ix_versions_kind_created_mid_seq", "versions", ["kind", "created", "mid", "seq"])
     op.create_index("ix_versions_kind_stage_created_mid_seq", "versions", ["kind", "stage", "created", "mid", "seq"])
@@ -50,15 +52,17 @@ def _create_search_tables() -> None:
         op.create_index(f"ix_{table}_{key}_value_mid_seq", table, [key, "value", "mid", "seq"])
 
 
-def _fill() -> None:
-    connection = op.get_bind()
+def _fill_kind() -> None:
     assets = sa.table("assets", sa.column("mid"), sa.column("kind"))
-    versions = sa.table(
-        "versions", sa.column("mid"), sa.column("seq"), sa.column("kind"), sa.column("metrics", sa.JSON)
-    )
-    metrics = sa.table("version_metrics", *(sa.column(name) for name in ("mid", "seq", "name", "value")))
+    versions = sa.table("versions", sa.column("mid"), sa.column("kind"))
     kind = sa.select(assets.c.kind).where(assets.c.mid == versions.c.mid).scalar_subquery()
-    connection.execute(sa.update(versions).values(kind=kind))
+    op.get_bind().execute(sa.update(versions).values(kind=kind))
+
+
+def _fill_metrics() -> None:
+    connection = op.get_bind()
+    versions = sa.table("versions", sa.column("mid"), sa.column("seq"), sa.column("metrics", sa.JSON))
+    metrics = sa.table("version_metrics", *(sa.column(name) for name in ("mid", "seq", "name", "value")))
     rows = [
         {"mid": row.mid, "seq": row.seq, "name": name, "value": float(value)}
         for row in connection.execute(sa.select(versions.c.mid, versions.c.seq, versions.c.metrics))
