@@ -5,8 +5,12 @@ Ours verifies and decrypts every byte; the peers, but for tensorizer, read plain
 
 from __future__ import annotations
 
+import ctypes.util
+import importlib.util
 import mmap
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from itertools import count
@@ -14,6 +18,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from benchmarks.figures import figure, note
 from benchmarks.sealed_models import (
@@ -33,7 +38,10 @@ from benchmarks.sealed_models import (
     speeds,
     total_bytes,
 )
-from lightmill.registry.tensors import load_tensors
+from lightmill.registry.tensors import load_tensors, tensor_bytes
+
+KEEP_MEMORY = "dirty_decay_ms:-1,muzzy_decay_ms:-1,retain:true,thp:always"
+BARE = AESGCM(bytes(32))
 
 
 def warm() -> None:
@@ -43,8 +51,10 @@ def warm() -> None:
         plain = model.folder / "model.safetensors"
         safetensors.torch.save_file(model.state, plain)
         version, arena, size = model.open(), Arena(model.state), total_bytes(model.state)
+        sealed, bodies = model.folder / "bare", _seal_bare(model.folder / "bare", model.state)
         loaders: dict[str, Callable[[], object]] = {
             "ours": lambda: version.load_into(arena.outs, threads=THREADS),
+            "bare": lambda: _bare(sealed, arena, bodies),
             "preadv": lambda: _preadv(plain, arena.view, size),
             "touched": lambda: _touched(plain),
             "cloned": lambda: _cloned(plain, arena),
@@ -54,9 +64,12 @@ def warm() -> None:
         times = {name: speeds(size, took) for name, took in in_turn(loaders).items()}
         more: dict[str, object] = {"trap": TRAP, "threads": THREADS, "model_bytes": size, **machine()}
         figure("load_sealed_vs_preadv", "GB/s", times["ours"], times["preadv"], **_goal(0.90), **more)
+        figure(
+            "load_sealed_vs_bare", "GB/s", times["ours"], times["bare"], peer_is="preadv + AES-GCM, no loader", **more
+        )
         figure("load_sealed_vs_touched", "GB/s", times["ours"], times["touched"], **_goal(1.0), **more)
         figure("load_sealed_vs_cloned", "GB/s", times["ours"], times["cloned"], **_goal(1.3), **more)
-        _tensorizer(model, size)
+        _tensorizer(model, size, loaders["ours"])
 
 
 def cold() -> None:
@@ -88,6 +101,7 @@ def memory() -> None:
         version.load_into(arena.outs, threads=THREADS)
         extra = []
         for _ in range(RUNS):
+            ctypes.CDLL(None).malloc_trim(0)  # what earlier loads left to the allocator counts as extra again
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
             before = _status("VmRSS")
             version.load_into(arena.outs, threads=THREADS)
@@ -131,10 +145,45 @@ def _preadv(path: Path, out: memoryview, size: int) -> None:
         os.close(descriptor)
 
 
+def _seal_bare(path: Path, state: dict[str, torch.Tensor]) -> list[tuple[str, int, int, int]]:
+    """Write the same bytes as segments under one key; return (tensor, start, length, offset) of each."""
+    bodies: list[tuple[str, int, int, int]] = []
+    with path.open("wb") as file:
+        for name, value in state.items():
+            data = tensor_bytes(value)
+            for start in range(0, data.nbytes, MIB):
+                part = data[start : start + MIB]
+                bodies.append((name, start, part.nbytes, file.tell()))
+                file.write(BARE.encrypt(len(bodies).to_bytes(12, "big"), part, None))
+    return bodies
+
+
+def _bare(path: Path, arena: Arena, bodies: list[tuple[str, int, int, int]]) -> None:
+    """Do what any encrypted load must: read segments into a small buffer, decrypt each into the arena."""
+    descriptor, numbers, lock = os.open(path, os.O_RDONLY), count(), threading.Lock()
+
+    def read(_: int) -> None:
+        buffer = memoryview(bytearray(MIB + 16))
+        while True:
+            with lock:
+                number = next(numbers)
+            if number >= len(bodies):
+                return
+            name, start, length, offset = bodies[number]
+            view = buffer[: length + 16]
+            os.preadv(descriptor, [view], offset)
+            BARE.decrypt_into((number + 1).to_bytes(12, "big"), view, None, arena.outs[name][start : start + length])
+
+    try:
+        on_threads(THREADS, read)
+    finally:
+        os.close(descriptor)
+
+
 def _touched(path: Path) -> None:
-    """Map with safetensors and touch every page: nothing is copied."""
+    """Map with safetensors and read every byte once, as computing with it would; nothing is copied."""
     for value in safetensors.torch.load_file(path).values():
-        value.view(torch.uint8).view(-1)[::4096].sum()
+        value.view(-1).view(torch.int64).sum()
 
 
 def _cloned(path: Path, arena: Arena) -> None:
@@ -164,10 +213,14 @@ def _direct(paths: list[Path]) -> None:
     on_threads(THREADS, read)
 
 
-def _tensorizer(model: Published, size: int) -> None:
-    """Compare with tensorizer's encrypted load; both into fresh memory, since tensorizer allocates its own."""
+def _tensorizer(model: Published, size: int, ours: Callable[[], object]) -> None:
+    """Compare with tensorizer's encrypted load, which allocates its own memory.
+
+    Under jemalloc, told to keep what was freed, that memory was touched before, as ours was. Without jemalloc both
+    load into fresh memory.
+    """
     try:
-        from tensorizer import DecryptionParams, EncryptionParams, TensorDeserializer, TensorSerializer
+        from tensorizer import EncryptionParams, TensorSerializer
     except ImportError as exc:
         note(f"  load_vs_tensorizer is left out: {exc}; pip install tensorizer")
         return
@@ -179,25 +232,41 @@ def _tensorizer(model: Published, size: int) -> None:
     except Exception as exc:  # noqa: BLE001 - it needs libsodium, and says so in its own way
         note(f"  load_vs_tensorizer is left out: tensorizer cannot encrypt here ({exc})")
         return
-    version = model.open()
-
-    def theirs() -> None:
-        decryption = DecryptionParams.from_key(key.key)
-        with TensorDeserializer(str(path), device="cpu", encryption=decryption, num_readers=THREADS) as found:
-            for name in found:
-                _ = found[name]
-
-    times = in_turn({"ours": lambda: load_tensors(version, threads=THREADS), "tensorizer": theirs})
-    figure(
-        "load_vs_tensorizer",
-        "GB/s",
-        speeds(size, times["ours"]),
-        speeds(size, times["tensorizer"]),
-        **_goal(4),
-        trap="fresh memory on both sides",
-        threads=THREADS,
-        **machine(),
+    jemalloc = _jemalloc()
+    version, by_hand = model.open(), Path(__file__).with_name("tensorizer_by_hand.py")
+    loader = ours if jemalloc else lambda: load_tensors(version, threads=THREADS)
+    kept = {"LD_PRELOAD": jemalloc, "MALLOC_CONF": KEEP_MEMORY} if jemalloc else {}
+    process = subprocess.Popen(
+        [sys.executable, by_hand, path, key.key.hex(), str(THREADS)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | kept,
     )
+    assert process.stdin and process.stdout
+    mine, theirs = [], []
+    for run in range(RUNS + 1):
+        took = seconds(loader)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        peer = float(process.stdout.readline())
+        if run:
+            mine.append(took), theirs.append(peer)
+    process.stdin.close()
+    process.wait()
+    trap = "reused arena; tensorizer under jemalloc that keeps memory" if jemalloc else "fresh memory on both sides"
+    times = (speeds(size, mine), speeds(size, theirs))
+    figure("load_vs_tensorizer", "GB/s", *times, **_goal(4), trap=trap, threads=THREADS, **machine())
+
+
+def _jemalloc() -> str | None:
+    """Return the system's jemalloc, or the one that comes with Ray."""
+    found = ctypes.util.find_library("jemalloc")
+    if found:
+        return found
+    ray = importlib.util.find_spec("ray")
+    beside = Path(ray.origin).parent / "core" / "libjemalloc.so" if ray and ray.origin else None
+    return str(beside) if beside and beside.exists() else None
 
 
 def main() -> None:

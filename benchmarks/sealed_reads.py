@@ -17,7 +17,7 @@ from lightmill.storage import LocalStore
 from tests.counting import CountingStore
 
 REPLICAS = 10
-CACHED_BYTES = 256 * MIB
+CACHED_BYTES = 64 * MIB
 
 
 class LoggingStore(CountingStore):

@@ -20,9 +20,9 @@ from tests.unit.registry.world import MODEL, World, card, open_latest, read
 LAYERS = 20
 
 
-def model(seed: int = 0) -> dict[str, torch.Tensor]:
+def model() -> dict[str, torch.Tensor]:
     """Twenty layers of one tensor of 1.1 MB each: each is a blob."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     return {f"layers.{n}.weight": torch.rand(280, 1000, generator=generator) for n in range(LAYERS)}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tracemalloc
+from functools import cache
 from itertools import pairwise
 
 import pytest
@@ -24,14 +25,16 @@ MIB = 1 << 20
 SLACK = 128 + 16 * 80  # the header and tags of a blob
 
 
+@cache
 def state() -> dict[str, torch.Tensor]:
+    """Read only."""
     generator = torch.Generator().manual_seed(11)
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randint(0, 255, shape, dtype=torch.uint8, generator=generator)
 
     return {
-        "embed": random(66, MIB),  # longer than a blob
+        "embed": random(20, MIB),  # several requests
         "own": random(9 * MIB + 5),
         "layers.0.a": random(3 * MIB // 2),
         "layers.0.b": random(7),
@@ -82,8 +85,8 @@ def test_one_tensor_costs_its_bytes_and_at_most_two_mebibytes(
     assert counting.counts.bytes <= found.nbytes + 2 * MIB + slack
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(0, 66), st.integers(0, 66))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 20), st.integers(0, 20))
 def test_a_shard_reads_its_rows_and_little_more(shared: World, one: int, other: int) -> None:
     start, stop = min(one, other), max(one, other)
     counting = CountingStore(shared.store)
@@ -96,22 +99,22 @@ def test_a_shard_reads_its_rows_and_little_more(shared: World, one: int, other: 
 
 def test_four_shards_together_read_the_model_about_once(shared: World, counting: CountingStore) -> None:
     version = opened(shared, counting)
-    names = {"embed": 66, "own": 9 * MIB + 5}
+    names = {"embed": 20, "own": 9 * MIB + 5}
     shards = []
     for rank in range(4):
         rows = {name: (size * rank // 4, size * (rank + 1) // 4) for name, size in names.items()}
         shards.append(load_slices(version, rows))
     for name in names:
         assert torch.equal(torch.cat([shard[name] for shard in shards]), state()[name])
-    assert counting.counts.bytes <= 75 * MIB + 4 * 2 * 2 * MIB
+    assert counting.counts.bytes <= 29 * MIB + 4 * 2 * 2 * MIB
 
 
-@pytest.mark.parametrize(("start", "stop"), [(-1, 2), (3, 2), (0, 67), (67, 67)])
+@pytest.mark.parametrize(("start", "stop"), [(-1, 2), (3, 2), (0, 21), (21, 21)])
 def test_rows_that_a_tensor_does_not_have_are_refused(
     shared: World, counting: CountingStore, start: int, stop: int
 ) -> None:
     version = opened(shared, counting)
-    with pytest.raises(RequestError, match=r"'embed'.*66"):
+    with pytest.raises(RequestError, match=r"'embed'.*20"):
         load_slice(version, "embed", start, stop)
     with pytest.raises(RequestError, match="'scalar'"):
         load_slice(version, "scalar", 0, 0)
@@ -206,7 +209,7 @@ def test_a_store_that_goes_away_in_the_middle_zeroes_every_destination(shared: W
     def go_away(_: str) -> None:
         nonlocal asked
         asked += 1
-        if asked == 6:
+        if asked == 4:
             raise UnavailableError("The store went away")
 
     counting.before_read = go_away
@@ -214,7 +217,7 @@ def test_a_store_that_goes_away_in_the_middle_zeroes_every_destination(shared: W
     with pytest.raises(UnavailableError):
         version.load_into({name: memoryview(out) for name, out in outs.items()})
     assert not any(any(out) for out in outs.values())
-    assert asked < 14
+    assert asked < 10
 
 
 def test_a_callback_that_raises_ends_the_load_and_zeroes(shared: World) -> None:
