@@ -248,7 +248,8 @@ def _fits_format_1(contents: KeyRingFile) -> bool:
         for entry in contents.keys
     )
     current = sum(entry.current for entry in contents.keys) == 1
-    return plain and current and not contents.services and contents.trail is None
+    listed = {entry.key_id for entry in contents.keys} == set(contents.secrets.root_keys)
+    return plain and current and listed and not contents.services and contents.trail is None
 
 
 def _of_format_1(parsed: _Format1, path: Path) -> KeyRingFile:
