@@ -83,10 +83,11 @@ def test_rotation_does_not_launder_a_foreign_envelope(scoped: World) -> None:
     victim = scoped.path(places["a", 1])
     good = victim.read_bytes()
     for other in (("b", 1), ("a", 2), ("c", 1)):
-        victim.write_bytes(scoped.store.get(places[other]))
+        foreign = scoped.store.get(places[other])
+        victim.write_bytes(foreign)
         scoped.ring.add_root_key(subject(scoped, "a").scope)
         done = Rotation(scoped.store, scoped.ring, scoped.store_id).run(scoped.registry.mid(MODEL, "a"))
-        assert len(done.problems) == 1 and victim.read_bytes() == scoped.store.get(places[other])
+        assert len(done.problems) == 1 and victim.read_bytes() == foreign
         assert not readable(scoped, "a", 1)
         places = envelopes(scoped)
     victim.write_bytes(good)
