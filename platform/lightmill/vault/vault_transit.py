@@ -86,7 +86,10 @@ class VaultTransit(Confined, KeyService):
 
     def check(self, key_id: str) -> str:
         """Return the name of a key that can encrypt with authentication; see the port."""
-        found = self._call("GET", f"keys/{_name(key_id)}", None, RequestError)
+        try:
+            found = self._call("GET", f"keys/{_name(key_id)}", None, RequestError)
+        except NotFoundError as exc:
+            raise RequestError(exc.message) from exc
         if found.get("type") not in _AEAD:
             raise RequestError(
                 f"The key {key_id} of {self.uri} is of type {found.get('type')!r}, which does not bind a context; "
@@ -143,7 +146,8 @@ class VaultTransit(Confined, KeyService):
         if status == 403:
             raise RequestError(f"{what} refused the token in {self._settings.token_file}; renew it or its policy")
         if status == 404:
-            raise NotFoundError(f"{what} is not there; check the address, the mount and the key's name")
+            kind = NotFoundError if path.startswith("keys/") else RequestError
+            raise kind(f"{what} is not there; check the address, the mount and the key's name")
         if status == 400:
             raise blame(
                 f"{what} says: {_reason(answer)}. The root key is gone, or the wrapped key was changed or moved; "

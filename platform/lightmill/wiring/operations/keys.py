@@ -199,29 +199,32 @@ def protect(context: OperationContext, options: ProtectOptions) -> RingState:
     if options.kdf not in kinds:
         raise RequestError(f"{options.kdf!r} is no key derivation here; choose argon2id or scrypt")
     ring = _ring(context, options)
+    trail = _trail(ring)
     _report(context, "derive", 0, 1, "keys")
     ring.protect(passphrase, kinds[options.kdf]())
-    receipt = AuditTrail(ring).append(KeyAction.PROTECT, scope=DEPLOYMENT, what=f"the key ring, by {options.kdf}")
+    receipt = trail.append(KeyAction.PROTECT, scope=DEPLOYMENT, what=f"the key ring, by {options.kdf}")
     return _state(ring, receipt)
 
 
 def unprotect(context: OperationContext, options: KeyOptions) -> RingState:
     """Write the ring's secrets without a passphrase."""
     ring = _ring(context, options)
+    trail = _trail(ring)
     ring.unprotect()
-    return _state(ring, AuditTrail(ring).append(KeyAction.UNPROTECT, scope=DEPLOYMENT, what="the key ring"))
+    return _state(ring, trail.append(KeyAction.UNPROTECT, scope=DEPLOYMENT, what="the key ring"))
 
 
 def use(context: OperationContext, options: UseOptions) -> RingState:
     """Choose what wraps from now on; envelopes move over with `rotate`."""
     ring = _ring(context, options)
+    trail = _trail(ring)
     uri = f"local-keyring:{ring.ring_id}" if options.provider == "local" else ring.add_service(_service(options))
     ring.add_root_key(DEPLOYMENT, service=uri, key_id=options.key_id or None)
     if options.wrap_ring:
         ring.protect_by_service()
     keys = (KeyFate(provider=ring.provider.uri, key_id=ring.provider.key_id),)
     what = f"the deployment{', and the key ring itself' if options.wrap_ring else ''}"
-    return _state(ring, AuditTrail(ring).append(KeyAction.USE, scope=DEPLOYMENT, what=what, keys=keys))
+    return _state(ring, trail.append(KeyAction.USE, scope=DEPLOYMENT, what=what, keys=keys))
 
 
 def rotate(context: OperationContext, options: RotateOptions) -> RewrapResult:
@@ -280,13 +283,13 @@ def destroy(context: OperationContext, options: DestroyOptions) -> EraseResult:
 def rekey(context: OperationContext, options: RekeyOptions) -> RekeyResult:
     """Publish a version's content again under new keys."""
     ring, settings = _ring(context, options), context.settings
-    store = open_store(settings.store_url)
+    store, trail = open_store(settings.store_url), _trail(ring)
     with _catalog(context) as catalog:
         registry = Registry(store, ring, settings.workspace, read_store_id(store), catalog)
         source = registry.resolve(options.kind, parse_reference(options.reference))
         made = rekey_version(registry, source, reseal_parquet, _progress(context, "seal again", "blobs"))
         blobs = len(registry.open(made.id).manifest.blobs)
-    receipt = AuditTrail(ring).append(
+    receipt = trail.append(
         KeyAction.REKEY,
         scope=asset_scope(settings.workspace, made.mid),
         what=f"{options.kind} {source} as {made.id}",
@@ -327,6 +330,13 @@ def reseal_parquet(version: OpenVersion, file: FileEntry, draft: Draft) -> FileE
 
 def _ring(context: OperationContext, options: KeyOptions) -> KeyRing:
     return KeyRing.open(context.settings.keyring_path, _passphrase(options.passphrase))
+
+
+def _trail(ring: KeyRing) -> AuditTrail:
+    """The trail, verified before anything changes: nothing is added to one that was tampered with."""
+    trail = AuditTrail(ring)
+    trail.read()
+    return trail
 
 
 def _passphrase(text: SecretStr | None) -> Passphrase | None:
