@@ -26,7 +26,6 @@ _LATER = frozenset(
         "ThrottlingException",
         "Throttling",
         "RequestLimitExceeded",
-        "LimitExceededException",
         "KMSInternalException",
         "InternalFailure",
         "InternalServerError",
@@ -48,8 +47,8 @@ class AwsKms(Confined, KeyService):
 
     def __init__(self, settings: AwsKmsSettings) -> None:
         try:
-            import boto3
-            from botocore.config import Config
+            import boto3  # pyright: ignore[reportMissingImports] - an extra
+            from botocore.config import Config  # pyright: ignore[reportMissingImports]
         except ImportError as exc:
             raise RequestError("AWS KMS needs boto3; install it with: pip install 'lightmill[aws]'") from exc
         self._settings = settings
@@ -145,13 +144,13 @@ class _Translated:
         """Nothing to prepare."""
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: object) -> None:
-        from botocore.exceptions import (
+        from botocore.exceptions import (  # pyright: ignore[reportMissingImports] - an extra
             BotoCoreError,
             ClientError,
             ConnectionError,
             HTTPClientError,
         )
-        from botocore.parsers import ResponseParserError
+        from botocore.parsers import ResponseParserError  # pyright: ignore[reportMissingImports]
 
         if isinstance(exc, ClientError):
             raise self._of_answer(exc) from exc

@@ -96,12 +96,14 @@ def test_a_protected_ring_works_in_every_door(site: Site, tmp_path: Path, monkey
     path.chmod(0o600)
     monkeypatch.setenv(PASSPHRASE_FILE, str(path))
     assert Settings.read().node_environment()[PASSPHRASE_FILE] == str(path)
+    assert WORDS not in json.dumps(Settings.read().node_environment())
     site.run("rotate")
     bootstrap(site.settings)
     location = RegistryLocation(
         store_url=site.settings.store_url, keyring_path=str(site.settings.keyring_path), workspace="default"
     )
     registry = location.open()
+    assert WORDS not in location.model_dump_json()
     registry.open(registry.resolve(MODEL, Reference(name="fraud")))
     assert site.run("unprotect").protection == "none"
     with pytest.raises(RequestError, match="argon2id or scrypt"):
