@@ -15,9 +15,8 @@ from lightmill.catalog import Catalog
 from lightmill.datasets.parquet import DATA_KEY, FOOTER_KEY, read_encrypted, write_encrypted
 from lightmill.errors import LightmillError, NotFoundError, RequestError
 from lightmill.records.assets import FileEntry
-from lightmill.records.base import Record
 from lightmill.records.jobs import Progress
-from lightmill.records.references import AssetKind, check_name, parse_reference
+from lightmill.records.references import check_name, parse_reference
 from lightmill.registry import Draft, OpenVersion, Registry, read_store_id
 from lightmill.registry.erasure import KeyCare, Subject
 from lightmill.registry.rekeying import rekey as rekey_version
@@ -38,134 +37,22 @@ from lightmill.vault import (
 from lightmill.vault.receipts import AuditTrail, KeyAction, KeyFate, Receipt
 from lightmill.vault.scopes import describe
 from lightmill.wiring.operations import OperationContext
-
-
-class KeyOptions(Record):
-    """What every key operation takes: the passphrase of a protected ring, when it came from a prompt."""
-
-    passphrase: SecretStr | None = None
-
-
-class ProtectOptions(KeyOptions):
-    """A new passphrase (from a prompt, else from LIGHTMILL_PASSPHRASE_FILE) and the function that slows it."""
-
-    new_passphrase: SecretStr | None = None
-    kdf: str = "argon2id"
-
-
-class UseOptions(KeyOptions):
-    """Which key service wraps from now on: "local", "aws-kms" or "vault-transit", and what it needs."""
-
-    provider: str
-    key_id: str = ""
-    region: str = ""
-    endpoint: str = ""
-    url: str = ""
-    mount: str = "transit"
-    namespace: str = ""
-    token_file: str = ""
-    ca_file: str = ""
-    wrap_ring: bool = False
-
-
-class RotateOptions(KeyOptions):
-    """Everything, or one workspace; with new root keys, or only to finish."""
-
-    workspace: str = ""
-    new_keys: bool = True
-
-
-class ScopeOptions(KeyOptions):
-    """One asset by kind and name, or a workspace. `key_id` is a key that the service's operator made."""
-
-    kind: AssetKind | None = None
-    name: str = ""
-    workspace: str = ""
-    key_id: str = ""
-    dry_run: bool = False
-
-
-class DestroyOptions(KeyOptions):
-    """A root key that nothing needs any more."""
-
-    key_id: str
-
-
-class RekeyOptions(KeyOptions):
-    """A version, as `name` or `name@selector`."""
-
-    kind: AssetKind
-    reference: str
-
-
-class RingState(Record):
-    """How the ring is kept, after a change."""
-
-    path: str
-    protection: str
-    provider: str
-    key_id: str
-    receipt: str = ""
-
-
-class KeyRow(Record):
-    """One root key: what it is for, who holds it, and what is under it."""
-
-    scope: str
-    provider: str
-    key_id: str
-    current: bool
-    created: str
-    erased: str
-    receipt: str
-    versions: int
-    drafts: int
-
-
-class KeyList(Record):
-    """All root keys of a deployment."""
-
-    path: str
-    protection: str
-    keys: tuple[KeyRow, ...]
-
-
-class RewrapResult(Record):
-    """What a rotation or isolation did."""
-
-    keys: tuple[KeyFate, ...]
-    rewrapped: int
-    unchanged: int
-    erased: int
-    problems: tuple[str, ...]
-    receipt: str
-
-
-class EraseResult(Record):
-    """What was erased, or with `dry_run` what would be; `receipt` is empty then."""
-
-    what: str
-    keys: tuple[KeyFate, ...]
-    versions: int
-    receipt: str = ""
-    created: str = ""
-
-
-class RekeyResult(Record):
-    """The version that was read and the one that was published."""
-
-    source: str
-    version: str
-    digest: str
-    blobs: int
-    receipt: str
-
-
-class ReceiptList(Record):
-    """The audit trail, verified."""
-
-    path: str
-    receipts: tuple[Receipt, ...]
+from lightmill.wiring.operations.key_records import (
+    DestroyOptions,
+    EraseResult,
+    KeyList,
+    KeyOptions,
+    KeyRow,
+    ProtectOptions,
+    ReceiptList,
+    RekeyOptions,
+    RekeyResult,
+    RewrapResult,
+    RingState,
+    RotateOptions,
+    ScopeOptions,
+    UseOptions,
+)
 
 
 def list_keys(context: OperationContext, options: KeyOptions) -> KeyList:
