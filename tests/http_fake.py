@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
@@ -30,10 +32,15 @@ class HttpFake(ABC):
     def __init__(self) -> None:
         self.seen: list[Seen] = []
         self.failing: Answer | None = None
+        self.open: list[socket.socket] = []
         fake, lock = self, threading.RLock()
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                fake.open.append(self.connection)
 
             def _serve(self) -> None:
                 length = int(self.headers.get("content-length") or 0)
@@ -71,3 +78,6 @@ class HttpFake(ABC):
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+        for connection in self.open:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)

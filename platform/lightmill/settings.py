@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     home: Path = Field(default_factory=lambda: Path.home() / ".lightmill")
     store: str = ""
     catalog: str = ""
-    passphrase_file: str = ""
+    passphrase_file: Path | None = None
     workspace: str = "default"
     host: str = "127.0.0.1"
     http_port: int = Field(default=8000, ge=1, le=65535)
@@ -55,6 +55,11 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
+
+    @field_validator("passphrase_file")
+    @classmethod
+    def _absolute_or_none(cls, value: Path | None) -> Path | None:
+        return value.expanduser().absolute() if value and value != Path() else None
 
     @classmethod
     def read(cls) -> Self:
@@ -166,7 +171,7 @@ class Settings(BaseSettings):
             "LIGHTMILL_STORE": self.store_url,
             "LIGHTMILL_WORKSPACE": self.workspace,
             "LIGHTMILL_PROMOTION_REQUIRES": self.promotion_requires,
-            "LIGHTMILL_PASSPHRASE_FILE": str(Path(self.passphrase_file).absolute()) if self.passphrase_file else "",
+            "LIGHTMILL_PASSPHRASE_FILE": str(self.passphrase_file or ""),
             "LIGHTMILL_HOST": self.host,
             "LIGHTMILL_HTTP_PORT": str(self.http_port),
             "LIGHTMILL_RAY_PORT": str(self.ray_port),

@@ -159,6 +159,7 @@ def erase(
     """Destroy the root keys of an asset or a workspace: no copy of its data can be read again. Not undone."""
     options: dict[str, object] = {"kind": kind, "name": name, "workspace": workspace}
     if not yes:
+        _check_terminal()
         plan = operate("keys.erase", options | _secret(ask) | {"dry_run": True}, quiet=True)
         _confirm(
             f"This erases {plan['what']}: {plan['versions']} versions, {len(plan['keys'])} root keys.", plan["what"]
@@ -237,9 +238,13 @@ def _secret(ask: bool) -> dict[str, object]:
 _asked: list[str] = []
 
 
-def _confirm(warning: str, expected: str) -> None:
+def _check_terminal() -> None:
     if not sys.stdin.isatty():
         raise RequestError("Nobody is there to confirm; add --yes if you mean it")
+
+
+def _confirm(warning: str, expected: str) -> None:
+    _check_terminal()
     notes.print(f"[bold]{warning}[/] Nothing brings it back.")
     if typer.prompt(f"Type {expected!r} to go on", err=True).strip() != expected:
         raise RequestError("The names differ; nothing was destroyed")

@@ -148,8 +148,11 @@ class KeyCare:
             ConflictError: It is current, or envelopes or leases of open drafts are under it.
             NotFoundError: It was destroyed already.
         """
+        receipts = self.trail.read()
         if key.erased is not None:
-            raise NotFoundError(f"{key.key_id} was destroyed at {key.erased.at}, receipt {key.erased.receipt}")
+            if any(found.receipt == key.erased.receipt for found in receipts):
+                raise NotFoundError(f"{key.key_id} was destroyed at {key.erased.at}, receipt {key.erased.receipt}")
+            return self._destroyed(key, key.erased.receipt)  # a crash came before the receipt
         if key.current:
             raise ConflictError(f"{key.key_id} is current for {describe(key.scope)}; rotate first")
         if self._keyring.protection_key == (key.provider, key.key_id):
@@ -161,10 +164,13 @@ class KeyCare:
                 f"{use.versions[name]} versions and {use.leases[name]} open drafts are under {key.key_id}; run "
                 "`lightmill keys rotate --no-new-key` and let the drafts end"
             )
-        self.trail.read()
         receipt = new_receipt_id()
-        final = self._keyring.destroy_root_keys([key], Erasure(at=now_iso(), receipt=receipt))
-        fates = (KeyFate(provider=key.provider, key_id=key.key_id, final=final[key.key_id]),)
+        self._keyring.destroy_root_keys([key], Erasure(at=now_iso(), receipt=receipt))
+        return self._destroyed(key, receipt)
+
+    def _destroyed(self, key: RootKey, receipt: str) -> Receipt:
+        final = self._keyring.provider.service(key.provider).destroy(key.key_id)  # again: it says until when
+        fates = (KeyFate(provider=key.provider, key_id=key.key_id, final=final),)
         return self.trail.append(
             KeyAction.DESTROY, scope=key.scope, what=describe(key.scope), keys=fates, receipt=receipt
         )

@@ -62,7 +62,7 @@ class SealedFiles(FileSystemHandler):
 
     def version(self) -> OpenVersion:
         """Return the version, opened once in each process."""
-        return _open(self._location, self._id)
+        return _open(self._location, self._id)  # pyright: ignore[reportArgumentType] - frozen records hash
 
     def get_type_name(self) -> str:
         """Return the name that pyarrow shows."""

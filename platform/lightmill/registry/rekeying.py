@@ -8,6 +8,7 @@ whoever read those keys and copied the blobs can still decrypt the copies. Alias
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
 
 from lightmill.errors import IntegrityError, NotFoundError
@@ -40,44 +41,52 @@ def rekey(
         UnavailableError: The store does not answer; nothing is published.
     """
     version = registry.open(id)
-    manifest = version.manifest
     draft = registry.begin(id.kind, id.name)
     try:
-        total = len(manifest.blobs) + sum(file.object is not None for file in manifest.files)
-        done = 0
-
-        def count() -> None:
-            nonlocal done
-            done += 1
-            if progress:
-                progress(done, total)
-
-        blobs: dict[str, BlobEntry] = {}
-        for entry in manifest.blobs:
-            blobs[entry.id] = _reseal_blob(registry, entry)
-            count()
-        files = []
-        for file in manifest.files:
-            if file.object is not None:
-                files.append(reseal_object(version, file, draft))
-                count()
-            else:
-                files.append(file.model_copy(update={"pieces": _moved(file.pieces, blobs)}))
-        tensors = [t.model_copy(update={"pieces": _moved(t.pieces, blobs)}) for t in manifest.tensors]
-        content = Content(
-            files=tuple(files),
-            tensors=tuple(tensors),
-            safetensors_header=manifest.safetensors_header,
-            blobs=tuple(blobs.values()),
-            dataset=manifest.dataset,
-            model=manifest.model,
-            run=manifest.run,
-            provenance=manifest.provenance,
-        )
-        return registry.commit(draft, content)
+        return registry.commit(draft, _resealed(registry, version, draft, reseal_object, progress))
     except BaseException:
         draft.release()
         raise
+
+
+def _resealed(
+    registry: Registry,
+    version: OpenVersion,
+    draft: Draft,
+    reseal_object: ResealObject,
+    progress: Callable[[int, int], None] | None,
+) -> Content:
+    """Seal every blob and every Parquet file again; return what to commit."""
+    manifest = version.manifest
+    total = len(manifest.blobs) + sum(file.object is not None for file in manifest.files)
+    done = itertools.count(1)
+
+    def count() -> None:
+        if progress:
+            progress(next(done), total)
+
+    blobs: dict[str, BlobEntry] = {}
+    for entry in manifest.blobs:
+        blobs[entry.id] = _reseal_blob(registry, entry)
+        count()
+    files: list[FileEntry] = []
+    for file in manifest.files:
+        if file.object is None:
+            files.append(file.model_copy(update={"pieces": _moved(file.pieces, blobs)}))
+        else:
+            files.append(reseal_object(version, file, draft))
+            count()
+    tensors = [tensor.model_copy(update={"pieces": _moved(tensor.pieces, blobs)}) for tensor in manifest.tensors]
+    return Content(
+        files=tuple(files),
+        tensors=tuple(tensors),
+        safetensors_header=manifest.safetensors_header,
+        blobs=tuple(blobs.values()),
+        dataset=manifest.dataset,
+        model=manifest.model,
+        run=manifest.run,
+        provenance=manifest.provenance,
+    )
 
 
 def _reseal_blob(registry: Registry, entry: BlobEntry) -> BlobEntry:

@@ -142,7 +142,7 @@ class Rotation:
         )
 
     def _version(self, version: VersionEnvelopes, workspace: str | None) -> str:
-        """Bring one version over; "rewrapped", "current", "draft" or "elsewhere"."""
+        """Bring one version over; "rewrapped", "current", "erased", "draft" or "elsewhere"."""
         if not version.committed:
             return "draft"
         entries = version.names
@@ -162,10 +162,13 @@ class Rotation:
         context = self._context(version, files)
         if workspace not in (None, context["workspace"]):
             return "elsewhere"
-        own, strays = self._sorted_out(version, files, context)
-        newest, target = own[-1], self._keyring.provider.target(context)
-        head = read_envelope_head(files[newest], name=newest)
-        fresh = (head.provider, head.key_id) == target
+        heads = {name: read_envelope_head(data, name=name) for name, data in files.items()}
+        if any(self._is_erased((head.provider, head.key_id)) for head in heads.values()):
+            return "erased"
+        target = self._keyring.provider.target(context)
+        own, strays = self._sorted_out(version, files, context) if len(files) > 1 else (list(files), [])
+        newest = own[-1]
+        fresh = (heads[newest].provider, heads[newest].key_id) == target
         if fresh and len(own) == 1 and not strays:
             return "current"
         if not fresh:
@@ -175,6 +178,9 @@ class Rotation:
         for name in (*strays, *(own[:-1] if fresh else own)):
             self._store.delete(name)
         return "rewrapped"
+
+    def _is_erased(self, key: KeyName) -> bool:
+        return any((dead.provider, dead.key_id) == key and dead.erased for dead in self._keyring.root_keys)
 
     def _context(self, version: VersionEnvelopes, files: dict[str, bytes]) -> dict[str, str]:
         """Return the context of a version; its workspace is the envelope's, which its key authenticates."""
@@ -209,8 +215,6 @@ class Rotation:
                 problem = exc
         if not keys:
             raise problem or IntegrityError("it has no envelope; restore it from a backup")
-        if len(files) == 1:
-            return list(keys), []
         true_key = self._true_key(version, set(keys.values()), context)
         own = sorted(name for name, key in keys.items() if key == true_key)
         return own, sorted(keys.keys() - set(own))

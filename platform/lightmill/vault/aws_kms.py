@@ -7,6 +7,7 @@ Source: https://docs.aws.amazon.com/kms/latest/APIReference/
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -25,7 +26,6 @@ _LATER = frozenset(
         "ThrottlingException",
         "Throttling",
         "RequestLimitExceeded",
-        "LimitExceededException",
         "KMSInternalException",
         "InternalFailure",
         "InternalServerError",
@@ -47,11 +47,13 @@ class AwsKms(Confined, KeyService):
 
     def __init__(self, settings: AwsKmsSettings) -> None:
         try:
-            import boto3
-            from botocore.config import Config
+            import boto3  # pyright: ignore[reportMissingImports] - an extra
+            from botocore.config import Config  # pyright: ignore[reportMissingImports]
         except ImportError as exc:
             raise RequestError("AWS KMS needs boto3; install it with: pip install 'lightmill[aws]'") from exc
         self._settings = settings
+        # At DEBUG botocore logs what it sends and receives, the keys included.
+        logging.getLogger("botocore").setLevel(logging.INFO)
         config = Config(
             connect_timeout=CONNECT_TIMEOUT_S,
             read_timeout=READ_TIMEOUT_S,
@@ -72,13 +74,13 @@ class AwsKms(Confined, KeyService):
         """Encrypt a key; see the port."""
         with _Translated(self.uri, key_id, RequestError):
             answer = self._client.encrypt(KeyId=key_id, Plaintext=key, EncryptionContext=dict(context))
-            return answer["CiphertextBlob"]
+            return _field(answer, "CiphertextBlob", self.uri)
 
     def unwrap(self, key_id: str, ciphertext: bytes, context: Mapping[str, str]) -> bytes:
         """Decrypt a key, under the key that the envelope names and no other; see the port."""
         with _Translated(self.uri, key_id, IntegrityError):
             answer = self._client.decrypt(KeyId=key_id, CiphertextBlob=ciphertext, EncryptionContext=dict(context))
-            return answer["Plaintext"]
+            return _field(answer, "Plaintext", self.uri)
 
     def rewrap(self, key_id: str, ciphertext: bytes, context: Mapping[str, str], new_key_id: str) -> bytes:
         """Let KMS encrypt it again; the key does not leave the service; see the port."""
@@ -90,17 +92,18 @@ class AwsKms(Confined, KeyService):
                 DestinationKeyId=new_key_id,
                 DestinationEncryptionContext=dict(context),
             )
-            return answer["CiphertextBlob"]
+            return _field(answer, "CiphertextBlob", self.uri)
 
     def check(self, key_id: str) -> str:
         """Return the ARN of an enabled symmetric key; see the port."""
         with _Translated(self.uri, key_id, RequestError):
             found = self._client.describe_key(KeyId=key_id)["KeyMetadata"]
-        kind = found.get("KeySpec", "SYMMETRIC_DEFAULT")
-        if found["KeyState"] != "Enabled" or found["KeyUsage"] != "ENCRYPT_DECRYPT" or kind != "SYMMETRIC_DEFAULT":
+        wanted = {"KeyState": "Enabled", "KeyUsage": "ENCRYPT_DECRYPT", "KeySpec": "SYMMETRIC_DEFAULT"}
+        facts = {name: found.get(name, value) for name, value in wanted.items()}
+        if facts != wanted:
             raise RequestError(
-                f"{key_id} of {self.uri} is {found['KeyState']}, for {found['KeyUsage']}, {kind}; a root key is an "
-                "enabled symmetric key for ENCRYPT_DECRYPT"
+                f"{key_id} of {self.uri} is {', '.join(facts.values())}; a root key is an enabled symmetric key "
+                "for ENCRYPT_DECRYPT"
             )
         return found["Arn"]
 
@@ -122,6 +125,13 @@ class AwsKms(Confined, KeyService):
             return final.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
+def _field(answer: Mapping[str, Any], name: str, uri: str) -> bytes:
+    value = answer.get(name)
+    if not isinstance(value, bytes):
+        raise UnavailableError(f"{uri} gave an answer without {name}; is there a proxy in between?")
+    return value
+
+
 class _Translated:
     """Turns botocore's errors into ours; `blame` is the error for a key that refuses."""
 
@@ -134,11 +144,17 @@ class _Translated:
         """Nothing to prepare."""
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: object) -> None:
-        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+        from botocore.exceptions import (  # pyright: ignore[reportMissingImports] - an extra
+            BotoCoreError,
+            ClientError,
+            ConnectionError,
+            HTTPClientError,
+        )
+        from botocore.parsers import ResponseParserError  # pyright: ignore[reportMissingImports]
 
         if isinstance(exc, ClientError):
             raise self._of_answer(exc) from exc
-        if isinstance(exc, HTTPClientError):
+        if isinstance(exc, HTTPClientError | ConnectionError | ResponseParserError):
             raise UnavailableError(f"{self._uri} does not answer ({type(exc).__name__}); try again") from exc
         if isinstance(exc, BotoCoreError):
             raise RequestError(f"{self._uri} cannot be called: {exc}") from exc

@@ -11,29 +11,21 @@ running replicas without a restart.
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from lightmill.errors import ConflictError, NotFoundError, RequestError, UnavailableError
 from lightmill.records.base import now_iso
-from lightmill.vault.canonical import decode_base64, encode_base64
+from lightmill.vault.canonical import encode_base64
 from lightmill.vault.confined import Confined
 from lightmill.vault.derivation import KEY_BYTES, asset_id, dedup_key, new_key
-from lightmill.vault.keychain import Keychain, open_service
-from lightmill.vault.keyring_file import (
-    Erasure,
-    KeyRingFile,
-    RootKey,
-    TrailEnd,
-    read_key_ring,
-    write_key_ring,
-)
+from lightmill.vault.keychain import Keychain
+from lightmill.vault.keyring_access import RingAccess
+from lightmill.vault.keyring_file import Erasure, KeyRingFile, RootKey, TrailEnd, write_key_ring
 from lightmill.vault.local_provider import LocalKeys
-from lightmill.vault.passphrase import PASSPHRASE_FILE, Argon2idKdf, Passphrase, PassphraseKdf
-from lightmill.vault.ring_seal import Protection, RingSeal, ServiceWrap, seal_context
+from lightmill.vault.passphrase import Argon2idKdf, Passphrase, PassphraseKdf
+from lightmill.vault.ring_seal import RingSeal, ServiceWrap, seal_context
 from lightmill.vault.scopes import DEPLOYMENT, describe
 from lightmill.vault.services import ServiceSettings
 from lightmill.vault.signing import Signer, key_id_of
@@ -42,14 +34,13 @@ from lightmill.vault.signing import Signer, key_id_of
 class KeyRing(Confined):
     """An opened key ring file. Made by `KeyRing.create` or `KeyRing.open`; printing it shows no secret."""
 
-    __slots__ = ("_keychain", "_known", "_passphrase", "_path", "_seal", "_signer", "_stamp")
+    __slots__ = ("_file", "_keychain", "_path", "_signer")
 
     def __init__(self, path: Path, passphrase: Passphrase | None = None) -> None:
         self._path = path
-        self._passphrase = passphrase
-        self._seal: RingSeal | None = None
-        self._load()
-        local = LocalKeys(path, lambda: self._contents, self._change)
+        self._file = RingAccess(path, passphrase)
+        self._signer: tuple[KeyRingFile, Signer] | None = None
+        local = LocalKeys(path, lambda: self._contents, self._file.change)
         self._keychain = Keychain(path, lambda: self._contents, local)
 
     def __repr__(self) -> str:
@@ -147,14 +138,13 @@ class KeyRing(Confined):
     @property
     def protection(self) -> str:
         """What the secrets in the file are sealed under: "none", "argon2id", "scrypt" or "service"."""
-        self._contents  # noqa: B018 - reads the file again if it changed
-        return self._seal.protection.kind if self._seal else "none"
+        found = self._file.protection
+        return found.kind if found else "none"
 
     @property
     def protection_key(self) -> tuple[str, str] | None:
         """Provider and id of the root key that seals this ring, when a key service does."""
-        self._contents  # noqa: B018 - reads the file again if it changed
-        found = self._seal.protection if self._seal else None
+        found = self._file.protection
         return (found.provider, found.key_id) if isinstance(found, ServiceWrap) else None
 
     @property
@@ -202,7 +192,7 @@ class KeyRing(Confined):
         if not workspace:
             raise RequestError("A workspace needs a name; this one is empty")
         name_key = new_key()
-        self._change(lambda now: now.with_secrets(name_keys={workspace: name_key} | now.secrets.name_keys))
+        self._file.change(lambda now: now.with_secrets(name_keys={workspace: name_key} | now.secrets.name_keys))
 
     def add_root_key(self, scope: str = DEPLOYMENT, *, service: str | None = None, key_id: str | None = None) -> str:
         """Make a root key, make it current in its scope, save the ring and return the key's id.
@@ -238,7 +228,7 @@ class KeyRing(Confined):
             )
             return now.replaced(keys=(*others, known.model_copy(update={"current": True}) if known else entry))
 
-        self._change(added)
+        self._file.change(added)
         return made
 
     def add_service(self, settings: ServiceSettings) -> str:
@@ -247,7 +237,7 @@ class KeyRing(Confined):
         Raises:
             UnavailableError: When the file system refuses; the ring is then unchanged.
         """
-        self._change(lambda now: now.replaced(services=now.services | {settings.uri: settings}))
+        self._file.change(lambda now: now.replaced(services=now.services | {settings.uri: settings}))
         return settings.uri
 
     def destroy_root_keys(self, keys: Sequence[RootKey], erasure: Erasure) -> dict[str, str]:
@@ -267,7 +257,7 @@ class KeyRing(Confined):
             dead = (key.provider, key.key_id) in ids
             return key.model_copy(update={"current": False, "erased": erasure}) if dead else key
 
-        self._change(lambda now: now.replaced(keys=tuple(buried(key) for key in now.keys)))
+        self._file.change(lambda now: now.replaced(keys=tuple(buried(key) for key in now.keys)))
         return final
 
     def remember_trail(self, end: TrailEnd) -> None:
@@ -280,7 +270,7 @@ class KeyRing(Confined):
         def noted(now: KeyRingFile) -> KeyRingFile:
             return now if now.trail and now.trail.n >= end.n else now.replaced(trail=end)
 
-        self._change(noted)
+        self._file.change(noted)
 
     def protect(self, passphrase: Passphrase, kdf: PassphraseKdf | None = None) -> None:
         """Seal the secrets in the file under a passphrase, by default through Argon2id, and save it.
@@ -294,8 +284,7 @@ class KeyRing(Confined):
         """
         passphrase.check_strength()
         protection = kdf or Argon2idKdf.fresh()
-        self._reseal(RingSeal(passphrase.derive(protection), protection))
-        self._passphrase = passphrase
+        self._file.reseal(RingSeal(passphrase.derive(protection), protection), passphrase)
 
     def protect_by_service(self) -> None:
         """Seal the secrets in the file under the deployment's current root key in its key service; save it.
@@ -310,7 +299,7 @@ class KeyRing(Confined):
         key = new_key()
         wrapped = self._keychain.service(entry.provider).wrap(entry.key_id, key, seal_context(self.ring_id))
         protection = ServiceWrap(provider=entry.provider, key_id=entry.key_id, wrapped=encode_base64(wrapped))
-        self._reseal(RingSeal(key, protection))
+        self._file.reseal(RingSeal(key, protection))
 
     def unprotect(self) -> None:
         """Write the secrets into the file as they are, guarded by its mode alone.
@@ -318,7 +307,7 @@ class KeyRing(Confined):
         Raises:
             UnavailableError: When the file system refuses; the ring is then unchanged.
         """
-        self._reseal(None)
+        self._file.reseal(None)
 
     def trust(self, public_key: bytes) -> str:
         """Add a publisher's raw Ed25519 public key to the allow-list, save the ring and return its id.
@@ -330,7 +319,7 @@ class KeyRing(Confined):
         if len(public_key) != KEY_BYTES:
             raise RequestError(f"An Ed25519 public key has {KEY_BYTES} bytes, this one has {len(public_key)}")
         key_id = key_id_of(public_key)
-        self._change(lambda now: now.replaced(trusted=now.trusted | {key_id: public_key}))
+        self._file.change(lambda now: now.replaced(trusted=now.trusted | {key_id: public_key}))
         return key_id
 
     def distrust(self, key_id: str) -> None:
@@ -342,65 +331,8 @@ class KeyRing(Confined):
         """
         if key_id not in self._contents.trusted:
             raise NotFoundError(f"The key ring {self._path} does not trust {key_id}; nothing to take back")
-        self._change(lambda now: now.replaced(trusted={k: v for k, v in now.trusted.items() if k != key_id}))
+        self._file.change(lambda now: now.replaced(trusted={k: v for k, v in now.trusted.items() if k != key_id}))
 
     @property
     def _contents(self) -> KeyRingFile:
-        """What the file says now: read again when it is another file than the one that was read."""
-        stamp = _stamp_of(self._path)
-        if stamp is not None and stamp != self._stamp:
-            self._load()
-        return self._known
-
-    def _load(self) -> None:
-        self._stamp = _stamp_of(self._path)
-        self._known, self._seal = read_key_ring(self._path, self._unlock)
-        self._signer: tuple[KeyRingFile, Signer] | None = None
-
-    def _unlock(self, protection: Protection, ring_id: str, services: dict[str, ServiceSettings]) -> RingSeal:
-        """Return what opens a protected file; the slow step is taken once for each protection."""
-        if self._seal is not None and self._seal.protection == protection:
-            return self._seal
-        if isinstance(protection, ServiceWrap):
-            settings = services.get(protection.provider)
-            if settings is None:
-                raise RequestError(f"{self._path} is sealed by {protection.provider}, which it does not describe")
-            wrapped = decode_base64(protection.wrapped, name=f"The key ring {self._path}")
-            key = open_service(settings).unwrap(protection.key_id, wrapped, seal_context(ring_id))
-            return RingSeal(key, protection)
-        passphrase = self._passphrase or Passphrase.from_environment()
-        if passphrase is None:
-            raise RequestError(
-                f"The key ring {self._path} is protected by a passphrase. Write it to a file of mode 0600 and "
-                f"name that file in the environment variable {PASSPHRASE_FILE}"
-            )
-        return RingSeal(passphrase.derive(protection), protection)
-
-    def _reseal(self, seal: RingSeal | None) -> None:
-        self._change(lambda now: now, seal)
-
-    def _change(
-        self, change: Callable[[KeyRingFile], KeyRingFile], seal: RingSeal | Literal["same"] | None = "same"
-    ) -> None:
-        """Read the file again under a lock, change it and replace it, so that no change is lost."""
-        try:
-            directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                fcntl.flock(directory, fcntl.LOCK_EX)
-                now, present = read_key_ring(self._path, self._unlock)
-                contents, sealed = change(now), present if seal == "same" else seal
-                write_key_ring(self._path, contents, sealed, os.replace)
-                self._stamp, self._known, self._seal = _stamp_of(self._path), contents, sealed
-            finally:
-                os.close(directory)
-        except OSError as exc:
-            raise UnavailableError(f"The key ring {self._path} could not be changed: {exc.strerror}") from exc
-
-
-def _stamp_of(path: Path) -> tuple[int, int, int] | None:
-    """Return what changes when the file is replaced; None while there is none, as during a restore."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+        return self._file.contents

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
-from lightmill.errors import IntegrityError, NotFoundError
+from lightmill.errors import IntegrityError, NotFoundError, RequestError
 from lightmill.vault.canonical import canonical_json, decode_base64, encode_base64, parse_json
 from lightmill.vault.confined import Confined
 from lightmill.vault.derivation import KEY_BYTES, new_key
@@ -27,7 +27,8 @@ from lightmill.vault.services import ServiceSettings
 from lightmill.vault.signing import Signer
 
 DEFAULT_WORKSPACE = "default"
-MAX_KEY_RING_BYTES = 4 << 20
+MAX_KEY_RING_BYTES = 16 << 20
+"""About 40,000 root keys, tombstones included; a larger ring is neither written nor read."""
 LOCAL_SCHEME = "local-keyring:"
 
 Unlock = Callable[[Protection, str, "dict[str, ServiceSettings]"], RingSeal]
@@ -107,7 +108,7 @@ class KeyRingFile(_Part):
 
     ring_id: _RingId
     keys: tuple[RootKey, ...]
-    services: Annotated[dict[str, ServiceSettings], Field(default_factory=dict)]
+    services: dict[str, ServiceSettings] = Field(default_factory=dict)
     trusted: dict[str, _Key]
     trail: TrailEnd | None = None
     secrets: Annotated[Secrets, Field(repr=False)]
@@ -209,12 +210,19 @@ def write_key_ring(
 
     Raises:
         OSError: When the file system refuses, FileExistsError by os.link included; no file stays behind.
+        RequestError: When the ring would be too large to be read again.
     """
+    data = _to_bytes(contents, seal)
+    if len(data) > MAX_KEY_RING_BYTES:
+        raise RequestError(
+            f"The key ring {path} would have {len(data)} bytes, more than the limit of {MAX_KEY_RING_BYTES}; isolate "
+            "workspaces instead of single assets"
+        )
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(_to_bytes(contents, seal))
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         give_name(temporary, path)
@@ -248,7 +256,8 @@ def _fits_format_1(contents: KeyRingFile) -> bool:
         for entry in contents.keys
     )
     current = sum(entry.current for entry in contents.keys) == 1
-    return plain and current and not contents.services and contents.trail is None
+    listed = {entry.key_id for entry in contents.keys} == set(contents.secrets.root_keys)
+    return plain and current and listed and not contents.services and contents.trail is None
 
 
 def _of_format_1(parsed: _Format1, path: Path) -> KeyRingFile:

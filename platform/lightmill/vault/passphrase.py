@@ -116,9 +116,10 @@ class Argon2idKdf(BaseModel):
     salt: _Salt
 
     @classmethod
-    def fresh(cls, **parameters: int) -> Self:
-        """Return the recommended parameters with a fresh salt."""
-        return cls(salt=encode_base64(secrets.token_bytes(SALT_BYTES)), **parameters)
+    def fresh(cls, *, memory_kib: int = 65536, iterations: int = 3, lanes: int = 4) -> Self:
+        """Return parameters, by default the recommended ones, with a fresh salt."""
+        salt = encode_base64(secrets.token_bytes(SALT_BYTES))
+        return cls(memory_kib=memory_kib, iterations=iterations, lanes=lanes, salt=salt)
 
 
 class ScryptKdf(BaseModel):
@@ -139,9 +140,9 @@ class ScryptKdf(BaseModel):
         return self
 
     @classmethod
-    def fresh(cls, **parameters: int) -> Self:
-        """Return the recommended parameters with a fresh salt."""
-        return cls(salt=encode_base64(secrets.token_bytes(SALT_BYTES)), **parameters)
+    def fresh(cls, *, log2_n: int = 16, r: int = 8, p: int = 1) -> Self:
+        """Return parameters, by default the recommended ones, with a fresh salt."""
+        return cls(log2_n=log2_n, r=r, p=p, salt=encode_base64(secrets.token_bytes(SALT_BYTES)))
 
 
 PassphraseKdf = Argon2idKdf | ScryptKdf

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ MAX_ANSWER_BYTES = 1 << 20
 _KEY_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,200}[A-Za-z0-9_])?")
 _DERIVED, _PLAIN = b"derived:", b"aad:"
 _AEAD = frozenset({"aes128-gcm96", "aes256-gcm96", "chacha20-poly1305", "xchacha20-poly1305"})
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _LATER = frozenset({412, 429, 472, 473, 500, 502, 503, 504})
 
 
@@ -41,8 +43,14 @@ class VaultTransit(Confined, KeyService):
     def __init__(self, settings: VaultTransitSettings) -> None:
         self._settings = settings
         self._derived: dict[str, bool] = {}
+        host = httpx.URL(settings.url).host
+        if settings.url.startswith("http://") and host not in _LOOPBACK:
+            raise RequestError(
+                f"{settings.url} would carry the token and the keys in the clear; use https, or http on loopback only"
+            )
         try:
-            verify = httpx.create_ssl_context(verify=settings.ca_file or True)  # pyright: ignore[reportArgumentType]
+            secure = settings.url.startswith("https")
+            verify = ssl.create_default_context(cafile=settings.ca_file or None) if secure else False
         except OSError as exc:
             raise RequestError(f"The CA file {settings.ca_file} cannot be read: {exc.strerror}") from exc
         # Redirects are not followed: the token would travel to wherever they point.
@@ -78,7 +86,10 @@ class VaultTransit(Confined, KeyService):
 
     def check(self, key_id: str) -> str:
         """Return the name of a key that can encrypt with authentication; see the port."""
-        found = self._call("GET", f"keys/{_name(key_id)}", None, RequestError)
+        try:
+            found = self._call("GET", f"keys/{_name(key_id)}", None, RequestError)
+        except NotFoundError as exc:
+            raise RequestError(exc.message) from exc
         if found.get("type") not in _AEAD:
             raise RequestError(
                 f"The key {key_id} of {self.uri} is of type {found.get('type')!r}, which does not bind a context; "
@@ -119,13 +130,13 @@ class VaultTransit(Confined, KeyService):
         headers = {"X-Vault-Request": "true", "X-Vault-Token": self._token()}
         if settings.namespace:
             headers["X-Vault-Namespace"] = settings.namespace
+        url, answer, problem = f"{settings.url}/v1/{settings.mount}/{path}", None, ""
         try:
-            answer = self._client.request(
-                method, f"{settings.url}/v1/{settings.mount}/{path}", json=body, headers=headers
-            )
+            answer = self._client.request(method, url, json=body, headers=headers)
         except httpx.HTTPError as exc:
-            # Not chained: the cause holds the request, and the request the token.
-            raise UnavailableError(f"{self.uri} does not answer ({type(exc).__name__}); try again") from None
+            problem = type(exc).__name__
+        if answer is None:  # outside of the except clause: httpx's error holds the request, and that the token
+            raise UnavailableError(f"{self.uri} does not answer ({problem}); try again")
         return self._data(answer, path, blame)
 
     def _data(self, answer: httpx.Response, path: str, blame: Callable[[str], LightmillError]) -> dict[str, Any]:
@@ -135,7 +146,8 @@ class VaultTransit(Confined, KeyService):
         if status == 403:
             raise RequestError(f"{what} refused the token in {self._settings.token_file}; renew it or its policy")
         if status == 404:
-            raise NotFoundError(f"{what} is not there; check the address, the mount and the key's name")
+            kind = NotFoundError if path.startswith("keys/") else RequestError
+            raise kind(f"{what} is not there; check the address, the mount and the key's name")
         if status == 400:
             raise blame(
                 f"{what} says: {_reason(answer)}. The root key is gone, or the wrapped key was changed or moved; "

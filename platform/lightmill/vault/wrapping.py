@@ -91,7 +91,8 @@ class KeyProvider(ABC):
         """Return when the provider can wrap and unwrap now.
 
         Raises:
-            UnavailableError: When it cannot; a retry is allowed.
+            UnavailableError: When it does not answer; a retry is allowed.
+            RequestError: When it refuses this caller, or a current root key cannot be used.
         """
 
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from lightmill.errors import ConflictError, ErasedError, LightmillError, RequestError
+from lightmill.errors import ConflictError, ErasedError, LightmillError, NotFoundError, RequestError
 from lightmill.records.references import AssetKind, Reference
 from lightmill.registry.envelopes import all_envelopes
 from lightmill.registry.erasure import KeyCare, Subject
 from lightmill.storage import BlobStore
 from lightmill.vault import (
+    Erasure,
     KeyRing,
     asset_scope,
     new_key,
@@ -275,6 +276,26 @@ def test_killed_at_any_change_of_the_store_erase_can_be_repeated(two: World) -> 
     assert in_child(lambda: care(two, DyingStore(two.store, 1, after=False)).erase(it)) == signal.SIGKILL
     care(two).erase(it)
     assert openable(two.store, every_key(two.ring.path), it.mid or "") == 0
+
+
+def test_an_erased_asset_does_not_stop_a_rotation(two: World) -> None:
+    it = subject(two)
+    care(two).isolate(it, progress=None)
+    care(two).erase(it)
+    _, done, _ = care(two).rotate(progress=None)
+    assert (done.rewrapped, done.erased, done.problems) == (2, 2, ())
+    open_latest(two.registry, "other")
+
+
+def test_a_destroyed_key_whose_receipt_a_crash_prevented_gets_it(two: World) -> None:
+    care(two).rotate(progress=None)
+    (old,) = (key for key in two.ring.root_keys if not key.current)
+    two.ring.destroy_root_keys([old], Erasure(at="2026-01-01T00:00:00.000Z", receipt="receipt-x"))
+    (dead,) = (key for key in two.ring.root_keys if key.erased)
+    receipt = care(two).destroy_key(dead)
+    assert (receipt.receipt, receipt.action, receipt.keys[0].final) == ("receipt-x", KeyAction.DESTROY, "now")
+    with pytest.raises(NotFoundError, match="receipt-x"):
+        care(two).destroy_key(dead)
 
 
 def test_a_tampered_trail_stops_every_change_of_keys(two: World) -> None:

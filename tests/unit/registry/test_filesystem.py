@@ -135,7 +135,7 @@ def test_a_range_reads_only_its_segments(opened: Opened) -> None:
     version._store.read_into = counting  # type: ignore[method-assign]
     out = bytearray(1000)
     version.read_range("rows/part-0.parquet", 1_500_000, memoryview(out))
-    assert sum(read) <= (1 << 20) + 16
+    assert sum(read) <= 128 + (1 << 20) + 16
 
 
 def test_a_pickled_copy_is_small_and_secret_free_and_works_elsewhere(opened: Opened) -> None:
@@ -149,7 +149,8 @@ def test_a_pickled_copy_is_small_and_secret_free_and_works_elsewhere(opened: Ope
         "fs = pickle.load(sys.stdin.buffer)\n"
         "print(pq.read_table('rows/part-0.parquet', filesystem=fs).num_rows, 'torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.split() == [str(ROWS).encode(), b"False"]
 
 

@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightmill.errors import IntegrityError, LightmillError, NotFoundError, RequestError
-from lightmill.vault import Argon2idKdf, KeyRing, Passphrase, ScryptKdf, asset_scope
+from lightmill.vault import Argon2idKdf, KeyRing, Passphrase, ScryptKdf, Wrapped, asset_scope
 from lightmill.vault.passphrase import PASSPHRASE_FILE
+from lightmill.vault.receipts import TRAIL_FILE, AuditTrail
 from tests.unit.vault import reference
 from tests.unit.vault.test_keyring import CONTEXT, secrets_of
 
@@ -225,9 +226,7 @@ def secrets_of_any(ring: KeyRing) -> list[str]:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_format_2_ring_with_any_byte_changed_never_opens_as_something_else(
-    ring: KeyRing, data: st.DataObject
-) -> None:
+def test_a_ring_with_any_byte_changed_never_opens_as_another(ring: KeyRing, data: st.DataObject) -> None:
     if ring.protection == "none":
         ring.protect(WORDS, Argon2idKdf.fresh(memory_kib=8192, iterations=1, lanes=1))
     good = ring.path.with_name("good")
@@ -241,3 +240,24 @@ def test_a_format_2_ring_with_any_byte_changed_never_opens_as_something_else(
     copy.chmod(0o600)
     with pytest.raises(LightmillError):
         KeyRing.open(copy, WORDS)
+
+
+VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "key_rings.json").read_text())
+
+
+@pytest.mark.parametrize("case", VECTORS["cases"], ids=lambda case: case["name"])
+def test_frozen_key_rings_open_for_ever(tmp_path: Path, case: dict[str, Any]) -> None:
+    path = tmp_path / "ring.json"
+    path.write_text(case["file"])
+    path.chmod(0o600)
+    trail = tmp_path / TRAIL_FILE
+    trail.write_text(VECTORS["trail"])
+    trail.chmod(0o600)
+    ring = KeyRing.open(path, Passphrase(case["passphrase"]) if case["passphrase"] else None)
+    ciphertext = base64.b64decode(case["wrapped"])
+    wrapped = Wrapped(provider=case["provider"], key_id=case["key_id"], ciphertext=ciphertext)
+    assert ring.provider.unwrap(wrapped, VECTORS["context"]).hex() == VECTORS["key"]
+    assert ring.asset_id("default", "model", "m") == VECTORS["asset_id"] and ring.signer.key_id == VECTORS["signer"]
+    assert [receipt.action for receipt in AuditTrail(ring).read()] == ["isolate", "rotate"]
+    ring.add_workspace("third")
+    assert KeyRing.open(path, Passphrase(case["passphrase"] or "unused")).workspaces[-1] == "third"

@@ -15,9 +15,8 @@ from lightmill.catalog import Catalog
 from lightmill.datasets.parquet import DATA_KEY, FOOTER_KEY, read_encrypted, write_encrypted
 from lightmill.errors import LightmillError, NotFoundError, RequestError
 from lightmill.records.assets import FileEntry
-from lightmill.records.base import Record
 from lightmill.records.jobs import Progress
-from lightmill.records.references import AssetKind, check_name, parse_reference
+from lightmill.records.references import check_name, parse_reference
 from lightmill.registry import Draft, OpenVersion, Registry, read_store_id
 from lightmill.registry.erasure import KeyCare, Subject
 from lightmill.registry.rekeying import rekey as rekey_version
@@ -38,134 +37,22 @@ from lightmill.vault import (
 from lightmill.vault.receipts import AuditTrail, KeyAction, KeyFate, Receipt
 from lightmill.vault.scopes import describe
 from lightmill.wiring.operations import OperationContext
-
-
-class KeyOptions(Record):
-    """What every key operation takes: the passphrase of a protected ring, when it came from a prompt."""
-
-    passphrase: SecretStr | None = None
-
-
-class ProtectOptions(KeyOptions):
-    """A new passphrase (from a prompt, else from LIGHTMILL_PASSPHRASE_FILE) and the function that slows it."""
-
-    new_passphrase: SecretStr | None = None
-    kdf: str = "argon2id"
-
-
-class UseOptions(KeyOptions):
-    """Which key service wraps from now on: "local", "aws-kms" or "vault-transit", and what it needs."""
-
-    provider: str
-    key_id: str = ""
-    region: str = ""
-    endpoint: str = ""
-    url: str = ""
-    mount: str = "transit"
-    namespace: str = ""
-    token_file: str = ""
-    ca_file: str = ""
-    wrap_ring: bool = False
-
-
-class RotateOptions(KeyOptions):
-    """Everything, or one workspace; with new root keys, or only to finish."""
-
-    workspace: str = ""
-    new_keys: bool = True
-
-
-class ScopeOptions(KeyOptions):
-    """One asset by kind and name, or a workspace. `key_id` is a key that the service's operator made."""
-
-    kind: AssetKind | None = None
-    name: str = ""
-    workspace: str = ""
-    key_id: str = ""
-    dry_run: bool = False
-
-
-class DestroyOptions(KeyOptions):
-    """A root key that nothing needs any more."""
-
-    key_id: str
-
-
-class RekeyOptions(KeyOptions):
-    """A version, as `name` or `name@selector`."""
-
-    kind: AssetKind
-    reference: str
-
-
-class RingState(Record):
-    """How the ring is kept, after a change."""
-
-    path: str
-    protection: str
-    provider: str
-    key_id: str
-    receipt: str = ""
-
-
-class KeyRow(Record):
-    """One root key: what it is for, who holds it, and what is under it."""
-
-    scope: str
-    provider: str
-    key_id: str
-    current: bool
-    created: str
-    erased: str
-    receipt: str
-    versions: int
-    drafts: int
-
-
-class KeyList(Record):
-    """All root keys of a deployment."""
-
-    path: str
-    protection: str
-    keys: tuple[KeyRow, ...]
-
-
-class RewrapResult(Record):
-    """What a rotation or isolation did."""
-
-    keys: tuple[KeyFate, ...]
-    rewrapped: int
-    unchanged: int
-    erased: int
-    problems: tuple[str, ...]
-    receipt: str
-
-
-class EraseResult(Record):
-    """What was erased, or with `dry_run` what would be; `receipt` is empty then."""
-
-    what: str
-    keys: tuple[KeyFate, ...]
-    versions: int
-    receipt: str = ""
-    created: str = ""
-
-
-class RekeyResult(Record):
-    """The version that was read and the one that was published."""
-
-    source: str
-    version: str
-    digest: str
-    blobs: int
-    receipt: str
-
-
-class ReceiptList(Record):
-    """The audit trail, verified."""
-
-    path: str
-    receipts: tuple[Receipt, ...]
+from lightmill.wiring.operations.key_records import (
+    DestroyOptions,
+    EraseResult,
+    KeyList,
+    KeyOptions,
+    KeyRow,
+    ProtectOptions,
+    ReceiptList,
+    RekeyOptions,
+    RekeyResult,
+    RewrapResult,
+    RingState,
+    RotateOptions,
+    ScopeOptions,
+    UseOptions,
+)
 
 
 def list_keys(context: OperationContext, options: KeyOptions) -> KeyList:
@@ -199,29 +86,32 @@ def protect(context: OperationContext, options: ProtectOptions) -> RingState:
     if options.kdf not in kinds:
         raise RequestError(f"{options.kdf!r} is no key derivation here; choose argon2id or scrypt")
     ring = _ring(context, options)
+    trail = _trail(ring)
     _report(context, "derive", 0, 1, "keys")
     ring.protect(passphrase, kinds[options.kdf]())
-    receipt = AuditTrail(ring).append(KeyAction.PROTECT, scope=DEPLOYMENT, what=f"the key ring, by {options.kdf}")
+    receipt = trail.append(KeyAction.PROTECT, scope=DEPLOYMENT, what=f"the key ring, by {options.kdf}")
     return _state(ring, receipt)
 
 
 def unprotect(context: OperationContext, options: KeyOptions) -> RingState:
     """Write the ring's secrets without a passphrase."""
     ring = _ring(context, options)
+    trail = _trail(ring)
     ring.unprotect()
-    return _state(ring, AuditTrail(ring).append(KeyAction.UNPROTECT, scope=DEPLOYMENT, what="the key ring"))
+    return _state(ring, trail.append(KeyAction.UNPROTECT, scope=DEPLOYMENT, what="the key ring"))
 
 
 def use(context: OperationContext, options: UseOptions) -> RingState:
     """Choose what wraps from now on; envelopes move over with `rotate`."""
     ring = _ring(context, options)
+    trail = _trail(ring)
     uri = f"local-keyring:{ring.ring_id}" if options.provider == "local" else ring.add_service(_service(options))
     ring.add_root_key(DEPLOYMENT, service=uri, key_id=options.key_id or None)
     if options.wrap_ring:
         ring.protect_by_service()
     keys = (KeyFate(provider=ring.provider.uri, key_id=ring.provider.key_id),)
     what = f"the deployment{', and the key ring itself' if options.wrap_ring else ''}"
-    return _state(ring, AuditTrail(ring).append(KeyAction.USE, scope=DEPLOYMENT, what=what, keys=keys))
+    return _state(ring, trail.append(KeyAction.USE, scope=DEPLOYMENT, what=what, keys=keys))
 
 
 def rotate(context: OperationContext, options: RotateOptions) -> RewrapResult:
@@ -280,13 +170,13 @@ def destroy(context: OperationContext, options: DestroyOptions) -> EraseResult:
 def rekey(context: OperationContext, options: RekeyOptions) -> RekeyResult:
     """Publish a version's content again under new keys."""
     ring, settings = _ring(context, options), context.settings
-    store = open_store(settings.store_url)
+    store, trail = open_store(settings.store_url), _trail(ring)
     with _catalog(context) as catalog:
         registry = Registry(store, ring, settings.workspace, read_store_id(store), catalog)
         source = registry.resolve(options.kind, parse_reference(options.reference))
         made = rekey_version(registry, source, reseal_parquet, _progress(context, "seal again", "blobs"))
         blobs = len(registry.open(made.id).manifest.blobs)
-    receipt = AuditTrail(ring).append(
+    receipt = trail.append(
         KeyAction.REKEY,
         scope=asset_scope(settings.workspace, made.mid),
         what=f"{options.kind} {source} as {made.id}",
@@ -327,6 +217,13 @@ def reseal_parquet(version: OpenVersion, file: FileEntry, draft: Draft) -> FileE
 
 def _ring(context: OperationContext, options: KeyOptions) -> KeyRing:
     return KeyRing.open(context.settings.keyring_path, _passphrase(options.passphrase))
+
+
+def _trail(ring: KeyRing) -> AuditTrail:
+    """The trail, verified before anything changes: nothing is added to one that was tampered with."""
+    trail = AuditTrail(ring)
+    trail.read()
+    return trail
 
 
 def _passphrase(text: SecretStr | None) -> Passphrase | None:
