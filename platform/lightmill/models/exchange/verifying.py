@@ -93,7 +93,7 @@ class _Problems:
     def end(self, id: VersionId) -> None:
         if self.found:
             shown = " ".join(self.found[:SHOWN_PROBLEMS])
-            raise IntegrityError(f"{id} is damaged, {len(self.found)} times: {shown}")
+            raise IntegrityError(f"{id} is damaged in {len(self.found)} of its parts: {shown}")
 
 
 def _whole(registry: Registry, version: OpenVersion, report: Report) -> Verified:

@@ -219,7 +219,9 @@ def test_a_folder_is_verified_file_by_file(world: World, signed: Path) -> None:
     assert (signed / "model.sig.pub").read_bytes() == key.read_bytes()
 
 
-@pytest.mark.parametrize("attack", ["change", "add", "hide in git's names", "remove", "rename", "no signature", "forge"])
+@pytest.mark.parametrize(
+    "attack", ["change", "add", "hide in git's names", "remove", "rename", "no signature", "forge"]
+)
 def test_whatever_is_done_to_a_signed_folder_is_noticed(world: World, signed: Path, attack: str) -> None:
     key = public_key_file(world.folder / "keys")
     match attack:

@@ -20,7 +20,9 @@ from lightmill.registry.draft import PlainTensor
 
 NUMPY = {"BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "F16": "float16"}
 NUMPY |= {"F32": "float32", "F64": "float64"}
-names = st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=12).filter(lambda n: n != "__metadata__")
+names = st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=12).filter(
+    lambda n: n != "__metadata__"
+)
 arrays = st.tuples(st.sampled_from(sorted(NUMPY.values())), st.lists(st.integers(0, 4), max_size=3)).map(
     lambda drawn: np.arange(np.prod(drawn[1], dtype=int)).astype(drawn[0]).reshape(drawn[1])
 )
