@@ -34,7 +34,7 @@ PUBLIC_KEY_FILE = "model.sig.pub"
 KEY_FILE = "export-signing.pem"
 PUBLIC_FILE = "export-signing.pub.pem"
 _WHAT = "The signature of an export"
-_DIGESTS = re.compile(r": Expected 'Digest\(.*?\)', Actual 'Digest\(.*?\)'")
+_DIGESTS = re.compile(r": Expected \\?'Digest\(.*?\)\\?', Actual \\?'Digest\(.*?\)\\?'")
 
 
 def check_installed() -> None:
