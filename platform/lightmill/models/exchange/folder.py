@@ -53,37 +53,51 @@ def folder_source(folder: Path, *, convert_pickle: bool) -> Source:
         NotFoundError: It holds no weights.
     """
     found = list_files(folder)
-    pickles = [path for path in found if Path(path).suffix.lower() in PICKLE_SUFFIXES and "/" not in path]
     index, names = _weights_of(folder, found)
-    if not names and pickles and not convert_pickle:
-        raise RequestError(f"{folder.name} holds its weights as pickles ({', '.join(pickles[:4])}). {REFUSAL}")
-    if not names and not pickles:
-        raise NotFoundError(f"{folder.name} holds no weights: no {SAFETENSORS} file, no {INDEX_FILE}.")
-    files = _read_texts(folder, found)
     if names:
-        headers = {name: _header_of(folder / name) for name in names}
-        dtypes = [slot.dtype for header in headers.values() for slot in header.slots]
-        lone = len(names) == 1 and index is None
-        weights = tuple(
-            _plain_weights(folder / name, SAFETENSORS_FILE if lone else name, header)
-            for name, header in headers.items()
-        )
-        _check_index(index, headers)
-        parameters = sum(_elements(header) for header in headers.values())
-        metrics = {"parameters": float(parameters)}
-    else:
-        files.pop(INDEX_FILE, None)
-        weights = pickled_weights(folder, _shards(files.pop(PICKLE_INDEX_FILE, None), pickles, found))
-        dtypes, metrics = [], {}
+        return _safetensors_folder(folder, found, index, names)
+    pickles = [path for path in found if Path(path).suffix.lower() in PICKLE_SUFFIXES and "/" not in path]
+    if not pickles:
+        raise NotFoundError(f"{folder.name} holds no weights: no {SAFETENSORS} file, no {INDEX_FILE}.")
+    if not convert_pickle:
+        raise RequestError(f"{folder.name} holds its weights as pickles ({', '.join(pickles[:4])}). {REFUSAL}")
+    files = _read_texts(folder, found)
+    files.pop(INDEX_FILE, None)
+    chosen = _shards(files.pop(PICKLE_INDEX_FILE, None), pickles)
     return Source(
         name=folder.name,
         format="huggingface",
-        weights=weights,
+        weights=pickled_weights(folder, chosen),
         files=files,
-        card=_card_of(files, dtypes, metrics),
-        index=index,
-        left_out=tuple(sorted(set(found) - set(names) - set(files) - ({*pickles} if not names else set()))),
+        card=_card_of(files, [], {}),
+        left_out=_rest(found, files, chosen),
     )
+
+
+def _safetensors_folder(folder: Path, found: dict[str, int], index: dict[str, str] | None, names: list[str]) -> Source:
+    files = _read_texts(folder, found)
+    headers = {name: _header_of(folder / name) for name in names}
+    _check_index(index, headers)
+    slots = [slot for header in headers.values() for slot in header.slots]
+    elements = sum(slot.nbytes // DTYPE_BYTES[slot.dtype] for slot in slots)
+    lone = index is None
+    return Source(
+        name=folder.name,
+        format="huggingface",
+        weights=tuple(
+            _plain_weights(folder / name, SAFETENSORS_FILE if lone else name, header)
+            for name, header in headers.items()
+        ),
+        files=files,
+        card=_card_of(files, [slot.dtype for slot in slots], {"parameters": float(elements)}),
+        left_out=_rest(found, files, names),
+    )
+
+
+def _rest(found: Iterable[str], files: Iterable[str], weights: Iterable[str]) -> tuple[str, ...]:
+    """Return what was found and is not imported, but for what an export adds."""
+    rest = set(found) - set(files) - set(weights) - OWN_FILES
+    return tuple(sorted(path.encode(errors="replace").decode() for path in rest))
 
 
 def file_source(path: Path, *, convert_pickle: bool) -> Source:
@@ -144,7 +158,7 @@ def _check_index(index: dict[str, str] | None, headers: dict[str, Header]) -> No
         raise RequestError(f"{INDEX_FILE} and the shards differ, at tensor {differ[0][0]!r} of {differ[0][1]!r}.")
 
 
-def _shards(index: bytes | None, pickles: list[str], found: Iterable[str]) -> list[str]:
+def _shards(index: bytes | None, pickles: list[str]) -> list[str]:
     """Return the pickles that make up one model."""
     if index is not None:
         names = sorted(set(_weight_map(index, PICKLE_INDEX_FILE).values()))
@@ -152,7 +166,7 @@ def _shards(index: bytes | None, pickles: list[str], found: Iterable[str]) -> li
             if safe_path(name) not in pickles:
                 raise RequestError(f"{PICKLE_INDEX_FILE} names the shard {name!r}, which is no file of the folder.")
         return names
-    if "pytorch_model.bin" in found:
+    if "pytorch_model.bin" in pickles:
         return ["pytorch_model.bin"]
     if len(pickles) > 1:
         raise RequestError(f"There are {len(pickles)} pickles ({', '.join(pickles[:4])}); import one by its own path.")
@@ -221,7 +235,3 @@ def _plain_weights(path: Path, target: str, header: Header) -> Weights:
 
     size = 8 + len(header.raw) + header.data_bytes
     return Weights(source=path.name, size_bytes=size, sha256=None, open=read)
-
-
-def _elements(header: Header) -> int:
-    return sum(slot.nbytes // DTYPE_BYTES[slot.dtype] for slot in header.slots)

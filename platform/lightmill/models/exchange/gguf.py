@@ -25,6 +25,8 @@ from lightmill.registry.version import SAFETENSORS_FILE
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_ENTRIES = 100_000
+STAGED = "model.gguf"
+_OF_THE_FILE = frozenset({"quantization_config", "_name_or_path", "name_or_path"})
 _HEAD = struct.Struct("<4sIQQ")
 
 
@@ -68,28 +70,31 @@ def _check_head(path: Path) -> int:
 
 
 def _read(transformers: Any, path: Path) -> tuple[Any, dict[str, bytes]]:
-    """Return the model and its small files, as transformers would save them."""
-    folder, name = str(path.parent), path.name
-    options: dict[str, Any] = {"gguf_file": name, "trust_remote_code": False, "local_files_only": True}
+    """Return the model and its small files, as transformers would save them.
+
+    transformers sees a folder with nothing but the GGUF file, so that what lies beside it does not count.
+    """
+    options: dict[str, Any] = {"gguf_file": STAGED, "trust_remote_code": False, "local_files_only": True}
     unpack = getattr(transformers, "GgufConfig", None)  # before it existed, weights were always unpacked
     extra = {"quantization_config": unpack(dequantize=True)} if unpack else {}
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, **options, **extra)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
+    with private_folder({}) as stage:
+        (stage / STAGED).symlink_to(path.absolute())
+        model = transformers.AutoModelForCausalLM.from_pretrained(str(stage), **options, **extra)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(stage), **options)
+    model.config.architectures = [type(model).__name__]
     with private_folder({}) as place:
-        tokenizer.save_pretrained(place)
-        model.config.architectures = [type(model).__name__]
-        for part in (model.config, model.generation_config):
+        for part in (tokenizer, model.config, model.generation_config):
             if part is not None:
                 part.save_pretrained(place)
-        files = {found.name: found.read_bytes() for found in sorted(place.iterdir()) if found.is_file()}
-    return model, files | {CONFIG_FILE: _of_floats(files[CONFIG_FILE])}
+        return model, {found.name: _cleaned(found) for found in sorted(place.iterdir()) if found.is_file()}
 
 
-def _of_floats(config: bytes) -> bytes:
-    """Drop from a configuration how the weights were packed in the file, since they no longer are."""
-    found = json.loads(config)
-    for key in ("quantization_config", "_name_or_path"):
-        found.pop(key, None)
+def _cleaned(path: Path) -> bytes:
+    """Drop from a configuration where it was read, and how the weights were packed, since they no longer are."""
+    data = path.read_bytes()
+    if not path.name.endswith(CONFIG_FILE):
+        return data
+    found = {key: value for key, value in json.loads(data).items() if key not in _OF_THE_FILE}
     return json.dumps(found, indent=2, sort_keys=True).encode() + b"\n"
 
 

@@ -23,6 +23,7 @@ from lightmill.records.jobs import Progress
 from lightmill.records.references import AssetKind, check_alias, check_name
 from lightmill.registry import Content, Draft, Registry
 from lightmill.registry.version import SAFETENSORS_FILE
+from lightmill.vault import encode_base64
 
 GGUF = ".gguf"
 PACKAGES = ("lightmill", "torch", "safetensors", "transformers", "tokenizers", "gguf")
@@ -156,18 +157,12 @@ def _content(
     content = Content(
         files=(*(part.entry for part in done), *small.files),
         tensors=tuple(tensor for part in done for tensor in part.tensors),
-        safetensors_header=_encode(lone.header) if lone else "",
+        safetensors_header=encode_base64(lone.header) if lone else "",
         blobs=(*(blob for part in done for blob in part.blobs), *small.blobs),
         model=card or _final_card(source, done),
         provenance=_provenance(source, files),
     )
     return content, files
-
-
-def _encode(header: bytes) -> str:
-    from lightmill.registry.tensors import encode_header  # loads torch, which a refused import need not
-
-    return encode_header(header)
 
 
 def _final_card(source: Source, done: list[SealedTensorFile]) -> ModelCard | None:

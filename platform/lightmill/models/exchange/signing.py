@@ -9,6 +9,7 @@ convenience; who verifies should have got it by another way.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable
@@ -33,6 +34,7 @@ PUBLIC_KEY_FILE = "model.sig.pub"
 KEY_FILE = "export-signing.pem"
 PUBLIC_FILE = "export-signing.pub.pem"
 _WHAT = "The signature of an export"
+_DIGESTS = re.compile(r": Expected \\?'Digest\(.*?\)\\?', Actual \\?'Digest\(.*?\)\\?'")
 
 
 def check_installed() -> None:
@@ -162,7 +164,7 @@ def verify_folder(folder: Path, public_key: Path) -> None:
         config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
         config.set_hashing_config(_hashing(signature)).verify(folder, signature)
     except Exception as exc:
-        reason = str(exc) or f"the signature is not one of this key ({type(exc).__name__})"
+        reason = _DIGESTS.sub("", " ".join(str(exc).split())) or f"the signature is not this key's ({exc!r})"
         raise IntegrityError(f"{folder} is not what was signed: {reason[:600]}") from exc
 
 

@@ -60,7 +60,6 @@ class Source:
     weights: tuple[Weights, ...]
     files: dict[str, bytes] = field(default_factory=dict)
     card: ModelCard | None = None
-    index: dict[str, str] | None = None
     left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -19,7 +19,7 @@ from lightmill.records.references import VersionId
 from lightmill.registry import OpenVersion, Registry
 from lightmill.registry.content import key_bytes, open_reader
 from lightmill.registry.names import blob_name
-from lightmill.vault import HEADER_BYTES, BlobContext, BlobReader
+from lightmill.vault import HEADER_BYTES, BlobContext
 
 SHOWN_PROBLEMS = 20
 KEY_MAX_BYTES = 1 << 16
@@ -93,7 +93,7 @@ class _Problems:
     def end(self, id: VersionId) -> None:
         if self.found:
             shown = " ".join(self.found[:SHOWN_PROBLEMS])
-            raise IntegrityError(f"{id} is damaged, {len(self.found)} times: {shown}")
+            raise IntegrityError(f"{id} is damaged in {len(self.found)} of its parts: {shown}")
 
 
 def _whole(registry: Registry, version: OpenVersion, report: Report) -> Verified:
@@ -165,21 +165,9 @@ def _sample(registry: Registry, version: OpenVersion, percent: float, seed: int,
     chosen: dict[int, list[int]] = {}
     for number, index in sorted(random.Random(seed).sample(places, count)):  # noqa: S311 - a repeatable sample
         chosen.setdefault(number, []).append(index)
-    context = BlobContext.for_data(registry.store_id, registry.workspace)
-    problems, read = _Problems(found=[]), 0
+    problems, sampler = _Problems(found=[]), _Sampler(registry)
     for number, blob in enumerate(blobs):
-        name = blob_name(blob.id)
-
-        def look(
-            blob: BlobEntry = blob, name: str = name, indices: tuple[int, ...] = (*chosen.get(number, ()),)
-        ) -> None:
-            nonlocal read
-            reader = open_reader(registry.store, name, blob.size, blob.length, key_bytes(blob), context)
-            read += HEADER_BYTES
-            for index in indices:
-                read += _look_at(registry, reader, name, index)
-
-        problems.check(look)
+        problems.check(lambda blob=blob, number=number: sampler.look(blob, chosen.get(number, [])))
         report(Progress(phase="verify", done=number + 1, total=len(blobs), unit="objects"))
     problems.end(version.id)
     return Verified(
@@ -190,20 +178,32 @@ def _sample(registry: Registry, version: OpenVersion, percent: float, seed: int,
         segments_total=len(places),
         files=0,
         tensors=len(version.manifest.tensors),
-        read_bytes=read,
+        read_bytes=sampler.read_bytes,
         sample_percent=percent,
         seed=seed,
     )
 
 
-def _look_at(registry: Registry, reader: BlobReader, name: str, index: int) -> int:
-    """Read and decrypt one segment; return how many bytes were read."""
-    offset, length = reader.span(index)
-    try:
-        reader.decrypt(index, registry.store.get_range(name, offset, length))
-    except NotFoundError as exc:
-        raise IntegrityError(f"Object {name} is missing from {registry.store.url}.") from exc
-    return length
+class _Sampler:
+    """Reads headers and single segments; counts the bytes."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.read_bytes = 0
+        self._store = registry.store
+        self._context = BlobContext.for_data(registry.store_id, registry.workspace)
+
+    def look(self, blob: BlobEntry, indices: list[int]) -> None:
+        """Check an object's size and header, and the tags of some segments; IntegrityError if one is wrong."""
+        name = blob_name(blob.id)
+        reader = open_reader(self._store, name, blob.size, blob.length, key_bytes(blob), self._context)
+        self.read_bytes += HEADER_BYTES
+        for index in indices:
+            offset, length = reader.span(index)
+            try:
+                reader.decrypt(index, self._store.get_range(name, offset, length))
+            except NotFoundError as exc:
+                raise IntegrityError(f"Object {name} is missing from {self._store.url}.") from exc
+            self.read_bytes += length
 
 
 class VerifiedFolder(Record):

@@ -213,6 +213,7 @@ def test_a_pickle_is_converted_behind_fences(world: World, place: Path) -> None:
     assert done.files[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_folder_of_pickled_shards_becomes_safetensors_with_an_index(world: World, place: Path) -> None:
     folder = folder_of(place / "m", {**CONFIG, "dtype": "float32"})
     (folder / "model.safetensors").unlink()
@@ -230,12 +231,14 @@ def test_a_folder_of_pickled_shards_becomes_safetensors_with_an_index(world: Wor
     assert again.left_out == ()
 
 
+@pytest.mark.slow
 def test_an_old_pickle_that_is_no_zip_is_converted_too(world: World, place: Path) -> None:
     torch.save(state(), place / "old.pt", _use_new_zipfile_serialization=False)
     done = import_model(world.registry, place / "old.pt", "m", convert_pickle=True)
     assert same_state(world.registry, done.version.id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps([1, 2]), pickle.dumps({"a": 1})])
 def test_a_pickle_without_tensors_is_refused(world: World, place: Path, content: bytes) -> None:
     (place / "m.bin").write_bytes(content)

@@ -171,7 +171,10 @@ def test_the_language_model_gives_the_same_logits(settings: Settings, transforme
     platform = open_platform(settings)
     with platform.catalog:
         id = platform.registry.resolve(AssetKind.MODEL, parse_reference("smollm2@champion"))
+        assert platform.registry.open(id).manifest.provenance.spec["import"]
         export_version(platform.registry, id, tmp_path / "out", ExportFormat.HUGGINGFACE, signing_key=None)
+    small = [p for p in (tmp_path / "out").iterdir() if p.suffix in (".json", ".md")]
+    assert [p.name for p in small if "/dev/shm" in p.read_text() or str(path.parent) in p.read_text()] == []
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     with torch.inference_mode():
         assert torch.equal(again(**expected).logits, others)
