@@ -57,7 +57,7 @@ def kill_publishers(tmp_path: Path, ring: KeyRing, kills: int) -> None:
         publisher.start()
         theirs.close()
         assert ours.recv() is None
-        time.sleep(pick.uniform(0, 0.15))
+        time.sleep(pick.uniform(0, 0.5))
         publisher.kill()
         publisher.join()
         said |= drain(ours)
