@@ -27,7 +27,7 @@ from lightmill.records.search import SearchOrder, parse_query
 from tests.postgres import postgres_server, why_no_postgres
 
 SMALL, LARGE, VERSIONS = 100, 10_000, 10
-PAGE = 20
+PAGE = 10
 ROUNDS = 7
 CALLS = 150
 MODEL = AssetKind.MODEL
@@ -151,7 +151,7 @@ def _name(model: int) -> str:
 
 
 def _rows(numbers: range, models: int, chance: random.Random) -> dict:
-    """Twenty versions in all have the tag `owner=p07`, whatever the size; the other shares stay the same."""
+    """One page of versions has the tag `owner=p07`, whatever the size; the other shares stay the same."""
     owned = {number * models // PAGE for number in range(PAGE)}
     rows: dict = {table: [] for table in (assets, versions, version_metrics, version_tags, aliases)}
     for number in numbers:
