@@ -141,7 +141,8 @@ def _filled(url: str, models: int) -> Iterator[Catalog]:
                 for table, rows in _rows(range(first, min(first + step, models)), models, chance).items():
                     connection.execute(insert(table), rows)
         with database.write() as connection:
-            connection.execute(text("ANALYZE"))
+            if connection.dialect.name == "postgresql":  # which does so by itself, only later; SQLite never does
+                connection.execute(text("ANALYZE"))
         database.dispose()
         yield catalog
 
