@@ -25,6 +25,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    column,
 )
 
 HEAD = "0002"
@@ -46,6 +47,13 @@ class _StrictJSON(TypeDecorator[Any]):
 
 _text = Text().with_variant(Text(collation="C"), "postgresql")
 _json = _StrictJSON(none_as_null=True)
+
+
+def _live_index(*columns: str) -> Index:
+    """Return an index of the versions that are not deleted, so that a search reads their rows only to show them."""
+    live = column("deleted").is_(None)
+    return Index(None, *columns, sqlite_where=live, postgresql_where=live)
+
 
 metadata = MetaData(
     naming_convention={
@@ -91,9 +99,9 @@ versions = Table(
     Column("deleted", _json),
     Index(None, "dataset_digest"),
     Index(None, "base_digest"),
-    Index(None, "kind", "created", "mid", "seq"),
-    Index(None, "kind", "stage", "created", "mid", "seq"),
-    Index(None, "kind", "size_bytes", "mid", "seq"),
+    _live_index("kind", "created", "mid", "seq"),
+    _live_index("kind", "stage", "created", "mid", "seq"),
+    _live_index("kind", "size_bytes", "mid", "seq"),
 )
 
 # What people search by, one row a metric and one a tag; `versions` holds the same as JSON, to show.

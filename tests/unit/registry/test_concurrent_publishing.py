@@ -15,7 +15,7 @@ from lightmill.vault import KeyRing
 from tests.unit.catalog.examples import run_together
 from tests.unit.registry.world import MODEL, World, card
 
-PROCESSES, THREADS, EACH = 2, 8, 3
+PROCESSES, THREADS, EACH = 2, 8, 2
 
 
 def registry_of(folder: Path, catalog: Catalog) -> Registry:

@@ -32,10 +32,11 @@ def upgrade() -> None:
     _create_search_tables()
     _fill_metrics()
     op.create_index("ix_versions_base_digest", "versions", ["base_digest"])
-    op.create_index("ix_versions_kind_created_mid_seq", "versions", ["kind", "created", "mid", "seq"])
-    op.create_index("ix_versions_kind_stage_created_mid_seq", "versions", ["kind", "stage", "created", "mid", "seq"])
     op.create_index("ix_aliases_kind_alias_name", "aliases", ["kind", "alias", "name"])
-    op.create_index("ix_versions_kind_size_bytes_mid_seq", "versions", ["kind", "size_bytes", "mid", "seq"])
+    live = sa.column("deleted").is_(None)
+    for columns in (["created"], ["stage", "created"], ["size_bytes"]):
+        name, key = "_".join(["ix_versions_kind", *columns, "mid_seq"]), ["kind", *columns, "mid", "seq"]
+        op.create_index(name, "versions", key, sqlite_where=live, postgresql_where=live)
 
 
 def _create_search_tables() -> None:
