@@ -217,7 +217,7 @@ def test_threads_share_a_provider(case: Case) -> None:
 
 
 FAILURES: dict[str, list[Callable[[], Answer]]] = {
-    "aws-kms": [throttled, broken, lambda: Answer(status=503), lambda: Answer(status=429)],
+    "aws-kms": [throttled, broken, lambda: Answer(status=503)],  # boto3 repeats each thrice, with pauses
     "vault-transit": [lambda status=status: Answer(status=status) for status in (412, 429, 472, 473, 500, 502, 503)],
 }
 
@@ -234,7 +234,7 @@ def test_a_service_that_cannot_answer_now_is_unavailable(case: Case) -> None:
     ]
     for number, failure in enumerate(FAILURES[provider.uri.split(":")[0]]):
         case.fake.failing = failure()
-        for call in calls if number == 0 else calls[1:2]:
+        for call in calls if number == 0 and "kms" not in provider.uri else calls[1:2]:
             with pytest.raises(UnavailableError):
                 call()
     case.fake.failing = None

@@ -14,6 +14,7 @@ TABLE = {
     "LightmillError": (500, 1),
     "RequestError": (400, 2),
     "NotFoundError": (404, 3),
+    "ErasedError": (410, 3),
     "ConflictError": (409, 4),
     "MethodNotAllowedError": (405, 2),
     "TooLargeError": (413, 2),

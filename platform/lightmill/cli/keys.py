@@ -141,6 +141,8 @@ def isolate(
     if json_output:
         return
     _show_rewrap("Isolation", found)
+    if not found["rewrapped"] + found["unchanged"] + found["erased"]:
+        notes.print("There is no version of that name yet; the first one will be under this key from the start")
     if found["rewrapped"]:
         notes.print(
             f"Backups of {found['rewrapped']} older envelopes, if there are any, still open with the older root key. "

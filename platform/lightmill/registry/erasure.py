@@ -56,6 +56,7 @@ class KeyCare:
     ) -> tuple[list[RootKey], Rotated, Receipt]:
         """Make a new root key for each scope inside `scope` that has one, and wrap all envelopes again.
 
+        New keys are made in the service that holds the deployment's current key, whichever held the old ones.
         Without `new_keys` only wrap again: to finish after a crash, or after the key service was changed.
 
         Raises:
@@ -67,7 +68,7 @@ class KeyCare:
         if scope != DEPLOYMENT and not any(key.scope == scope for key in current):
             raise RequestError(f"{describe(scope)} has no root key of its own; see `lightmill keys isolate`")
         for key in current if new_keys else ():
-            self._keyring.add_root_key(key.scope, service=key.provider)
+            self._keyring.add_root_key(key.scope)
         keys = [key for key in self._keyring.root_keys if key.current and within(key.scope, scope)]
         rotated = self._rotation.run(workspace=workspace, progress=progress)
         receipt = self.trail.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -51,8 +52,6 @@ def two(world: World) -> World:
 
 def every_key(path: Path) -> list[bytes]:
     """Every 32-byte secret in a ring file, whatever it is for."""
-    import base64
-
     found: list[bytes] = []
 
     def walk(value: Any) -> None:
@@ -84,8 +83,6 @@ def openable(store: BlobStore, keys: list[bytes], mid: str) -> int:
             "mid": mid,
             "publish": value["publish"],
         }
-        import base64
-
         for key in keys:
             try:
                 reference.unwrap(key, base64.b64decode(value["wrapped"]), context)

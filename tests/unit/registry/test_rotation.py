@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import signal
 import threading
 from collections.abc import Iterator
@@ -147,6 +148,24 @@ def test_killed_at_any_change_it_can_be_read_and_resumed(filled: World, after: b
         assert digests(filled) == before
     print(f"rotation: {kills} kills {'after' if after else 'before'} a change of the store; always readable, resumed")
     assert kills == 6
+
+
+@pytest.mark.slow
+def test_a_thousand_kills_of_a_rotation(filled: World) -> None:
+    dice, before, kills = random.Random(11), digests(filled), 0
+    for _ in range(1000):
+        if dice.random() < 0.5 or key_ids(filled) == {filled.ring.provider.key_id}:
+            filled.ring.add_root_key()
+        store = DyingStore(filled.store, dice.randint(1, 7), after=dice.random() < 0.5)
+        ended = in_child(lambda store=store: rotation(filled, store).run())
+        kills += ended == signal.SIGKILL
+        assert ended in (0, signal.SIGKILL)
+        check_all(filled)
+    rotation(filled).run()
+    assert key_ids(filled) == {filled.ring.provider.key_id} and len(envelopes(filled)) == 3
+    assert digests(filled) == before
+    print(f"rotation: {kills} kills in 1000 rounds; every version readable after each, no blob changed")
+    assert kills > 500
 
 
 def test_readers_notice_nothing(filled: World) -> None:

@@ -261,3 +261,19 @@ def test_frozen_key_rings_open_for_ever(tmp_path: Path, case: dict[str, Any]) ->
     assert [receipt.action for receipt in AuditTrail(ring).read()] == ["isolate", "rotate"]
     ring.add_workspace("third")
     assert KeyRing.open(path, Passphrase(case["passphrase"] or "unused")).workspaces[-1] == "third"
+
+
+@pytest.mark.slow
+def test_a_flipped_bit_in_every_byte_of_a_protected_ring_is_refused(ring: KeyRing) -> None:
+    ring.add_root_key(asset_scope("default", "a" * 26))
+    ring.protect(WORDS, QUICK)
+    good, copy, cases = ring.path.read_bytes(), ring.path.with_name("copy.json"), 0
+    copy.touch(0o600)
+    for position in range(len(good)):
+        changed = bytearray(good)
+        changed[position] ^= 1 << position % 8
+        copy.write_bytes(changed)
+        with pytest.raises(LightmillError):
+            KeyRing.open(copy, WORDS)
+        cases += 1
+    print(f"key ring: a flipped bit in each of {cases} bytes refused")

@@ -127,8 +127,16 @@ def test_a_key_service_takes_over_and_gives_back(site: Site, tmp_path: Path) -> 
         assert isolated.keys[0].provider == state.provider and len(fake.keys) == 2
         site.run("erase", kind="model", name="fraud")
         assert set(fake.keys) == {"lm"}
+        site.run("isolate", kind="model", name="churn")
         site.run("use", provider="local")
-        assert site.run("rotate", new_keys=False).rewrapped == 2
+        moved = site.run("rotate")
+        assert {key.provider for key in moved.keys} == {
+            f"local-keyring:{KeyRing.open(site.settings.keyring_path).ring_id}"
+        }
+        old = next(name for name in fake.keys if name != "lm")
+        site.run("destroy", key_id=old)
+        assert set(fake.keys) == {"lm"}
+        assert (moved.rewrapped, moved.erased) == (2, 2)
         with pytest.raises(ConflictError, match="seals the key ring itself"):
             site.run("destroy", key_id="lm")
         site.run("unprotect")
