@@ -44,10 +44,10 @@ def run(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def operated(settings: Settings, name: str, **options: object) -> dict[str, Any]:
+def operated(settings: Settings, operation: str, /, **options: object) -> dict[str, Any]:
     """Run an operation in this process, as its own process does."""
     context = OperationContext(settings=settings, report=lambda _: None)
-    return run_operation(name, options, context).model_dump(mode="json")
+    return run_operation(operation, options, context).model_dump(mode="json")
 
 
 def damage(settings: Settings, name: str) -> str:
