@@ -89,7 +89,7 @@ def test_the_whole_path_on_the_command_line(settings: Settings, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert "not encrypted" in done.stderr and "model.sig" in done.stdout
     done = run(settings, "verify", f"{out}/")
-    assert done.returncode == 0 and "as it was signed" in done.stdout, done.stderr
+    assert done.returncode == 0 and "As it was signed" in done.stdout, done.stderr
     done = run(settings, "verify", "bert@1", "--sample", "50%", "--seed", "3")
     assert done.returncode == 0 and "--seed 3" in done.stdout, done.stderr
     (out / "vocab.txt").write_text("changed")

@@ -61,10 +61,10 @@ def test_a_changed_file_is_refused_or_means_what_safetensors_says(at: int, put: 
 
 @pytest.mark.slow
 def test_thousands_of_changed_headers_are_refused_or_mean_the_same() -> None:
-    """Up to three bytes of the head are replaced, removed or inserted, 40,000 times."""
+    """Up to three bytes of the head are replaced, removed or inserted, 20,000 times."""
     random = np.random.default_rng(7)
     refused = same = 0
-    for _ in range(40_000):
+    for _ in range(20_000):
         data = bytearray(VALID)
         for at in random.integers(0, len(VALID) - 20, size=random.integers(1, 4)):
             put = random.integers(0, 256, size=random.integers(0, 3), dtype=np.uint8).tobytes()
@@ -78,7 +78,7 @@ def test_thousands_of_changed_headers_are_refused_or_mean_the_same() -> None:
         assert ours == {name: (tuple(value["shape"]), bytes(value["data"])) for name, value in theirs}
         same += 1
     print(f"{refused + same} changed headers: {refused} refused, {same} read as safetensors reads them")
-    assert refused > 30_000
+    assert refused > 15_000
 
 
 @given(st.binary(max_size=200))
@@ -94,7 +94,7 @@ tensors = st.fixed_dictionaries({"dtype": values, "shape": values, "data_offsets
 
 
 @given(st.dictionaries(st.text(max_size=4) | st.just("__metadata__"), tensors | values, max_size=3))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_no_json_at_all_brings_anything_but_a_refusal(header: dict[str, object]) -> None:
     try:
         parsed = parse_header(json.dumps(header).encode(), None, "f")
