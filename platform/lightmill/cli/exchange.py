@@ -108,10 +108,10 @@ def verify_model(
         print_json(done)
     elif done["folder"]:
         found = done["folder"]
-        facts = {"files": found["files"], "bytes": found["bytes"], "signed by": found["key_fingerprint"]}
-        print_facts(f"{found['folder']}: as it was signed", facts)
+        names = {"folder": "folder", "files": "files", "bytes": "bytes", "key_fingerprint": "signed by"}
+        print_facts("As it was signed", {name: found[key] for key, name in names.items()})
     else:
-        print_facts(f"Model {target}: as it was written", _counts(done["version"]))
+        print_facts("As it was written", {"model": target, **_counts(done["version"])})
 
 
 def _percent(text: str | None) -> float | None:

@@ -20,6 +20,10 @@ import resource
 import struct
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # at run time only behind the first fence
+    import torch
 
 NEW_USER, NEW_NETWORK = 0x10000000, 0x40000000
 NO_NEW_PRIVILEGES, SET_DUMPABLE = 38, 4
@@ -121,7 +125,7 @@ def _warm_up() -> None:
     torch.load(old, map_location="cpu", weights_only=True)
 
 
-def _state_of(found: object) -> dict[str, object]:
+def _state_of(found: object) -> dict[str, torch.Tensor]:
     """Return the tensors by name, from a state dict or from a checkpoint that holds one."""
     import torch
 

@@ -44,10 +44,10 @@ def run(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def operated(settings: Settings, name: str, **options: object) -> dict[str, Any]:
+def operated(settings: Settings, operation: str, /, **options: object) -> dict[str, Any]:
     """Run an operation in this process, as its own process does."""
     context = OperationContext(settings=settings, report=lambda _: None)
-    return run_operation(name, options, context).model_dump(mode="json")
+    return run_operation(operation, options, context).model_dump(mode="json")
 
 
 def damage(settings: Settings, name: str) -> str:
@@ -89,7 +89,7 @@ def test_the_whole_path_on_the_command_line(settings: Settings, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert "not encrypted" in done.stderr and "model.sig" in done.stdout
     done = run(settings, "verify", f"{out}/")
-    assert done.returncode == 0 and "as it was signed" in done.stdout, done.stderr
+    assert done.returncode == 0 and "As it was signed" in done.stdout, done.stderr
     done = run(settings, "verify", "bert@1", "--sample", "50%", "--seed", "3")
     assert done.returncode == 0 and "--seed 3" in done.stdout, done.stderr
     (out / "vocab.txt").write_text("changed")

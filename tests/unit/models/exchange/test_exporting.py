@@ -265,7 +265,7 @@ def test_the_key_for_exports_is_made_once_and_is_its_owner_s(world: World) -> No
 # -- ONNX --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("name", ["mlp", *(pytest.param(n, marks=pytest.mark.slow) for n in ("convnet", "logistic"))])
 def test_onnx_gives_what_the_endpoint_gives(world: World, place: Path, name: str) -> None:
     for module in ("onnx", "onnxscript"):
         pytest.importorskip(module, reason="needs the extra onnx")

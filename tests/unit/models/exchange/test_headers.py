@@ -36,7 +36,7 @@ def read(data: bytes) -> list[PlainTensor]:
 
 
 @given(states)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_every_file_that_safetensors_writes_is_read_alike(state: dict[str, np.ndarray]) -> None:
     found = read(safetensors.numpy.save(state))
     assert {tensor.name for tensor in found} == state.keys()
@@ -48,7 +48,7 @@ def test_every_file_that_safetensors_writes_is_read_alike(state: dict[str, np.nd
 
 @given(st.integers(0, len(VALID) - 1), st.binary(max_size=3), st.integers(0, 3))
 @example(at=8, put=b"", cut=1)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_changed_file_is_refused_or_means_what_safetensors_says(at: int, put: bytes, cut: int) -> None:
     data = VALID[:at] + put + VALID[at + cut :]
     try:
@@ -59,8 +59,30 @@ def test_a_changed_file_is_refused_or_means_what_safetensors_says(at: int, put: 
     assert ours == theirs
 
 
+@pytest.mark.slow
+def test_thousands_of_changed_headers_are_refused_or_mean_the_same() -> None:
+    """Up to three bytes of the head are replaced, removed or inserted, 20,000 times."""
+    random = np.random.default_rng(7)
+    refused = same = 0
+    for _ in range(20_000):
+        data = bytearray(VALID)
+        for at in random.integers(0, len(VALID) - 20, size=random.integers(1, 4)):
+            put = random.integers(0, 256, size=random.integers(0, 3), dtype=np.uint8).tobytes()
+            data[at : at + random.integers(0, 3)] = put
+        try:
+            ours = {tensor.name: (tensor.shape, bytes(tensor.data)) for tensor in read(bytes(data))}
+        except RequestError:
+            refused += 1
+            continue
+        theirs = safetensors.deserialize(bytes(data))
+        assert ours == {name: (tuple(value["shape"]), bytes(value["data"])) for name, value in theirs}
+        same += 1
+    print(f"{refused + same} changed headers: {refused} refused, {same} read as safetensors reads them")
+    assert refused > 15_000
+
+
 @given(st.binary(max_size=200))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_noise_is_refused(noise: bytes) -> None:
     with pytest.raises(RequestError):
         read(struct.pack("<Q", len(noise)) + noise + b"x")
@@ -72,7 +94,7 @@ tensors = st.fixed_dictionaries({"dtype": values, "shape": values, "data_offsets
 
 
 @given(st.dictionaries(st.text(max_size=4) | st.just("__metadata__"), tensors | values, max_size=3))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_no_json_at_all_brings_anything_but_a_refusal(header: dict[str, object]) -> None:
     try:
         parsed = parse_header(json.dumps(header).encode(), None, "f")

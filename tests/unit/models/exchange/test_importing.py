@@ -62,7 +62,7 @@ def test_a_folder_becomes_a_version_with_its_card(world: World, place: Path) -> 
     assert done.left_out == ("modeling.py", "pytorch_model.bin")
     assert same_state(world.registry, done.version.id)
     found = card_of(world.registry, done.version)
-    assert found.architecture.arguments == {"class": "BertModel", "dtype": "bfloat16"}
+    assert found.architecture.arguments == {"class": "BertModel", "dtype": "float32"}
     assert [spec.name for spec in found.signature.inputs] == ["input_ids", "attention_mask"]
     assert found.signature.outputs[0].shape == (-1, -1, 8)
     assert found.metrics == {"parameters": 24 + 4 + 6 + 5}

@@ -18,7 +18,7 @@ from tests.unit.registry.world import World, publish
 
 @pytest.fixture
 def summary(world: World) -> VersionSummary:
-    """Three objects: one of 9 MiB, one of 10 MiB, one of the small tensors."""
+    """Three objects: one of 10 MiB, one of the small tensors, one of 9 MiB."""
     own = torch.arange(9 << 20, dtype=torch.uint8)
     longer = torch.arange(10 << 17, dtype=torch.int64)
     return publish(world.registry, state={"own": own, "longer": longer, "small": torch.arange(5.0)})
@@ -45,7 +45,7 @@ def test_every_byte_is_read_and_counted(world: World, summary: VersionSummary) -
 
 @pytest.mark.parametrize("at", [0, 60, 100, 130, 5 << 20, -1])
 def test_one_flipped_bit_is_found_wherever_it_is(world: World, summary: VersionSummary, at: int) -> None:
-    path = objects(world, summary)[1]
+    path = objects(world, summary)[0]
     flip(path, at)
     with pytest.raises(IntegrityError) as caught:
         verify_version(world.registry, summary.id)
