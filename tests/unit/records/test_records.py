@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 import lightmill.records
-from lightmill.records import annotations, assets, endpoints, jobs, platform, references, search, signature, specs
+from lightmill.records import annotations, assets, care, endpoints, jobs, platform, references, search, signature, specs
 from lightmill.records.base import Record, now_iso
 from lightmill.records.references import AssetKind, VersionId
 
@@ -68,6 +68,26 @@ CHILD = assets.LineageChild(id=VERSION, endpoints=("e",))
 QUERY = search.parse_query("a tag:b=c stage:none dataset:d@1 alias:e metrics.f>=1 created>=2026-01-31")
 ENDPOINT_SPEC = specs.EndpointSpec(name="e", model="m@3")
 
+FINDING = care.Finding(problem=care.Problem.DAMAGED, object="b/x", versions=("m@1",), detail="its digest differs")
+CHECK = care.CheckReport(
+    store="s",
+    deep=True,
+    sample=50.0,
+    seed=3,
+    assets=1,
+    versions=2,
+    deleted=0,
+    aliases=1,
+    objects=9,
+    objects_read=4,
+    bytes_read=100,
+    marks=3,
+    findings=(FINDING,),
+)
+BACKUP = care.BackupReport(
+    source="s", target="t", store="id", versions=2, deleted=0, copied=3, copied_bytes=100, present=1, verified=3
+)
+REBUILD = care.RebuildReport(assets=1, versions=2, aliases=1, unreadable=("m@2",))
 RECORDS: list[Record] = [
     VERSION,
     references.Reference(name="a"),
@@ -139,6 +159,14 @@ RECORDS: list[Record] = [
         endpoints={"ready": 1},
         jobs_running=0,
     ),
+    FINDING,
+    CHECK,
+    BACKUP,
+    care.CollectReport(applied=True, mark=1, live=2, garbage=1, young=0, leased=0, waiting=0, removed=("b/x",)),
+    care.Repair(object="b/x", source="file:///backup"),
+    care.RepairReport(repaired=(), lost=(FINDING,), healed=1, catalog=True),
+    REBUILD,
+    care.RestoreReport(copy_report=BACKUP, rebuilt=REBUILD, check=CHECK),
     QUERY,
     *QUERY.tags,
     *QUERY.datasets,
