@@ -228,10 +228,11 @@ def test_bad_prefixes_are_refused_at_once(store: BlobStore, prefix: str) -> None
         store.list(prefix)
 
 
-def test_of_sixteen_threads_one_wins_every_name(store: BlobStore) -> None:
-    rounds = 1 if store.url.startswith("s3://lightmill") else 10  # SeaweedFS looks at a busy lock once a second
+def test_of_many_threads_one_wins_every_name(store: BlobStore) -> None:
+    # SeaweedFS looks at a busy lock once a second; test_remote_stores.py sends sixteen publishers there.
+    threads, rounds = (4, 2) if store.url.startswith("s3://lightmill") else (16, 10)
     for round_number in range(rounds):
-        name, ready = f"race/{round_number}", threading.Barrier(16)
+        name, ready = f"race/{round_number}", threading.Barrier(threads)
 
         def attempt(i: int, name: str = name, ready: threading.Barrier = ready) -> bytes | None:
             data = bytes([i]) * 5000
@@ -242,8 +243,8 @@ def test_of_sixteen_threads_one_wins_every_name(store: BlobStore) -> None:
                 return None
             return data
 
-        with ThreadPoolExecutor(16) as pool:
-            won = [data for data in pool.map(attempt, range(16)) if data]
+        with ThreadPoolExecutor(threads) as pool:
+            won = [data for data in pool.map(attempt, range(threads)) if data]
         assert won == [store.get(name)]
 
 
