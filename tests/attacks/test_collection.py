@@ -121,7 +121,7 @@ class Play:
         for _ in range(2):
             self.stage.enter(self.deleting(pick.choice(NAMES)))
         for _ in range(2):
-            self.stage.enter(self.collecting(5), dies_at=pick.randrange(20, 200) if pick.random() < 0.3 else None)
+            self.stage.enter(self.collecting(4), dies_at=pick.randrange(20, 200) if pick.random() < 0.3 else None)
         self.stage.enter(self.passing(25))
         self.stage.play()
         self.settle()
@@ -145,7 +145,7 @@ class Play:
         if not self.leases:
             draft.release()
         sealed = draft.seal_files(files(number))
-        for _ in range(self.random.randrange(4)):
+        for _ in range(self.random.randrange(4) if self.in_time else 150):
             store.head(STORE_FILE)  # slow
         registry.commit(draft, Content(files=sealed.files, blobs=sealed.blobs))
 
@@ -174,6 +174,8 @@ class Play:
     def collecting(self, cycles: int):
         def act(store: BlobStore) -> None:
             for _ in range(cycles):
+                for _ in range(self.random.randrange(12)):
+                    store.head(STORE_FILE)  # the others move
                 collector = Collector(store, self.ring.trusted, clock=self.clock, threads=1)
                 try:
                     self.removed += len(collector.collect(apply=True).removed)
@@ -200,8 +202,9 @@ class Play:
     # -- the end -------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Let everything that is due go, then look whether all that is needed is there."""
-        for _ in range(5):
+        """Look whether all that is needed is there, after another cycle; in some plays after all that is due went."""
+        long = self.seed % 10 == 0
+        for _ in range(6 if long else 1):
             report = Collector(self.store, self.ring.trusted, clock=self.clock, threads=1).collect(apply=True)
             self.removed += len(report.removed)
             self.clock.pass_hours(25)
@@ -209,7 +212,7 @@ class Play:
         there = set(self.store.list(""))
         self.witness.violations += [f"{name} is lost" for name in sorted(live - there)]
         garbage = {name for name in there if name[:2] in ("b/", "m/")} - live
-        if self.leases and garbage:
+        if long and self.leases and garbage:
             self.witness.violations.append(f"{len(garbage)} objects were never collected")
         self.witness.violations += [f"{id} was given up" for id in self.lost]
 
@@ -235,7 +238,7 @@ def tell(plays: list[Play]) -> None:
 def judge(plays: list[Play]) -> None:
     tell(plays)
     assert {p.seed: p.witness.violations for p in plays if p.witness.violations} == {}
-    assert sum(p.removed for p in plays) > len(plays), "the schedules collect something"
+    assert sum(p.removed for p in plays) > len(plays) // 4, "the schedules collect something"
 
 
 def test_no_needed_object_is_ever_deleted(ring: KeyRing) -> None:
@@ -249,7 +252,7 @@ def test_no_needed_object_is_ever_deleted_in_ten_thousand_schedules(ring: KeyRin
 
 def test_the_schedules_would_find_a_collector_that_ignores_leases(ring: KeyRing) -> None:
     """Publishers without leases, and longer at it than the grace period, do lose objects: the test can see."""
-    plays = run_schedules(ring, 60, leases=False, in_time=False)
+    plays = run_schedules(ring, 30, leases=False, in_time=False)
     tell(plays)
     assert any(p.witness.violations for p in plays)
 
