@@ -122,7 +122,7 @@ class Play:
             self.stage.enter(self.deleting(pick.choice(NAMES)))
         for _ in range(2):
             self.stage.enter(self.collecting(4), dies_at=pick.randrange(20, 200) if pick.random() < 0.3 else None)
-        self.stage.enter(self.passing(25))
+        self.stage.enter(self.passing(25 if self.in_time else 100))
         self.stage.play()
         self.settle()
 
