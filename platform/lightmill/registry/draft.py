@@ -114,7 +114,7 @@ class Draft(Confined):
         Args:
             tensors: Their bytes must not change before the commit.
             parent: An earlier version of the same asset; see `sealing`.
-            threads: How many threads work; by default one a CPU, at least two.
+            threads: How many threads work; by default two a CPU, four to eight.
             progress: Called with (bytes done, bytes in all).
 
         Raises:

@@ -47,6 +47,11 @@ class Sealed:
     reused: tuple[Reused, ...]
 
 
+def seal_threads() -> int:
+    """Return how many threads seal by default: two a CPU, since each waits for the disk or the network; at most eight."""
+    return min(8, 2 * cpu_threads())
+
+
 def seal_items(
     store: BlobStore,
     context: BlobContext,
@@ -67,7 +72,7 @@ def seal_items(
         items: The plaintext; it must not change before the commit.
         layers: What each item belongs to; see `packing`.
         parent: Blobs of an earlier version of the same asset.
-        threads: How many threads work; by default one a CPU, at least two.
+        threads: How many threads work; by default `seal_threads`.
         progress: Called with (bytes done, bytes in all).
 
     Raises:
@@ -94,7 +99,7 @@ def seal_items(
 
         return work
 
-    run_jobs(min(threads or cpu_threads(), len(by_blob) or 1), by_blob, new_worker)
+    run_jobs(min(threads or seal_threads(), len(by_blob) or 1), by_blob, new_worker)
     pieces: list[list[Piece]] = [[] for _ in items]
     for part in parts:
         pieces[part.item].append(Piece(blob=entries[part.blob].id, offset=part.offset, length=part.length))
