@@ -119,7 +119,7 @@ class _Check:
 
     def _envelopes(self, listed: list[str]) -> None:
         found = envelopes_of(listed)
-        alive = self._ledger.alive()
+        alive = [version for version in self._ledger.alive() if not version.problem]  # a forged record says nothing
         for version in alive:
             if not found.get((version.mid, version.seq)):
                 self._miss_envelope(version)

@@ -125,7 +125,7 @@ class _Repair:
         ledger = Ledger(self._store, self._keyring.trusted, self._store_id)
         ledger.read(names.record_name(mid, int(seq)))
         version = ledger.versions.get((mid, int(seq)))
-        if version is None:
+        if version is None or version.problem:
             return False  # its record comes back first
         record = version.record
         context = {"store": record.store, "workspace": record.workspace, "mid": mid, "seq": str(int(seq))}

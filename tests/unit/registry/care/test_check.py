@@ -97,6 +97,17 @@ def test_records_that_change_places_are_damaged(site: Site) -> None:
     assert {one, two} <= set(found(site.check().findings, Problem.DAMAGED))
 
 
+def test_a_record_with_another_store_in_it_is_named_at_both_levels(site: Site) -> None:
+    from lightmill.vault import canonical_json, decode_base64, encode_base64
+
+    path = site.path(record_name(site.mid, 2))
+    signed = json.loads(path.read_bytes())
+    payload = json.loads(decode_base64(signed["payload"])) | {"store": "not a store's id"}
+    path.write_bytes(canonical_json(signed | {"payload": encode_base64(canonical_json(payload))}))
+    for deep in (False, True):
+        assert record_name(site.mid, 2) in found(site.check(deep=deep).findings, Problem.DAMAGED)
+
+
 def test_a_record_of_a_stranger_is_damaged(site: Site, tmp_path: Path) -> None:
     from lightmill.vault import COMMIT_TYPE, decode_base64
 
