@@ -256,7 +256,7 @@ def judge(plays: list[Play]) -> None:
 
 
 def test_no_needed_object_is_ever_deleted(ring: KeyRing) -> None:
-    judge(run_schedules(ring, 300))
+    judge(run_schedules(ring, 100))
 
 
 @pytest.mark.slow

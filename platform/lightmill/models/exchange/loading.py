@@ -8,7 +8,6 @@ never do.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 from lightmill.errors import IntegrityError, LightmillError, RequestError
@@ -19,15 +18,14 @@ from lightmill.models.exchange.source import limit_of, parse_document
 from lightmill.records.references import VersionId
 from lightmill.registry import OpenVersion, Registry
 from lightmill.registry.tensors import load_tensors
+from lightmill.registry.workers import Progress
 
 GENERATION_FILE = "generation_config.json"
 TOKENIZER_MARKS = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "tokenizer.model")
 _WHAT = "Loading a transformers model"
 
 
-def load_transformers(
-    registry: Registry, id: VersionId, *, progress: Callable[[int], None] | None = None
-) -> tuple[Any, Any]:
+def load_transformers(registry: Registry, id: VersionId, *, progress: Progress | None = None) -> tuple[Any, Any]:
     """Return (model, tokenizer) of a version that holds a transformers model; the tokenizer is None if it has none.
 
     The model is in evaluation mode and in the dtype of its card.
@@ -71,7 +69,7 @@ def _config(transformers: Any, version: OpenVersion) -> Any:
     return transformers.CONFIG_MAPPING[kind].from_dict(found)
 
 
-def _model(transformers: Any, version: OpenVersion, config: Any, progress: Callable[[int], None] | None) -> Any:
+def _model(transformers: Any, version: OpenVersion, config: Any, progress: Progress | None) -> Any:
     import torch
 
     card = version.manifest.model
