@@ -48,7 +48,7 @@ class Sealed:
 
 
 def seal_threads() -> int:
-    """Return how many threads seal by default: two a CPU, since each waits for the disk or the network; at most eight."""
+    """Return how many threads seal by default: two a CPU, since each waits for the disk; at most eight."""
     return min(8, 2 * cpu_threads())
 
 
