@@ -21,7 +21,7 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -282,6 +282,9 @@ class _Last(BlobSource):
 
     def read_into(self, offset: int, out: memoryview) -> None:
         self._source.read_into(offset, out)
+
+    def view(self, offset: int, length: int, room: Callable[[int], memoryview]) -> memoryview:
+        return self._source.view(offset, length, room)
 
     def close(self) -> None:
         self._source.close()

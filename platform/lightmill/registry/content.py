@@ -209,7 +209,7 @@ def _work(job: tuple[_Blob, Run], buffer: _Buffer, gauge: Gauge) -> None:
             raise
     else:
         source, reader = blob.wait()
-        _repeat(blob, source, partial(_fill, reader, run, buffer, 0))
+        _repeat(blob, source, partial(_fill, reader, run, buffer, None))
     blob.done()
     gauge.add(sum(out.nbytes for cut in run.cuts for _, out in cut.outs))
 
@@ -227,24 +227,18 @@ def _repeat(blob: _Blob, source: BlobSource, read: Callable[[BlobSource], None])
 
 def _first(blob: _Blob, run: Run, buffer: _Buffer, source: BlobSource) -> None:
     """Read the header and the segments that follow it, in one request unless the source is a file."""
-    length = HEADER_BYTES if source.piecemeal else run.length
-    view = buffer.room(length)
-    source.read_into(0, view)
+    view = source.view(0, HEADER_BYTES if source.piecemeal else run.length, buffer.room)
     reader = blob.use_header(view[:HEADER_BYTES])
-    _fill(reader, run, buffer, 0 if source.piecemeal else length, source)
+    _fill(reader, run, buffer, None if source.piecemeal else view, source)
 
 
-def _fill(reader: BlobReader, run: Run, buffer: _Buffer, have: int, source: BlobSource) -> None:
-    """Decrypt a run's segments; `have` bytes of the run lie in the buffer already."""
+def _fill(reader: BlobReader, run: Run, buffer: _Buffer, have: memoryview | None, source: BlobSource) -> None:
+    """Decrypt a run's segments; `have` is the run if it has been read already."""
     if source.piecemeal:
         for cut in run.cuts:
-            view = buffer.room(cut.length)
-            source.read_into(cut.offset, view)
-            _decrypt(reader, cut, view, buffer)
+            _decrypt(reader, cut, source.view(cut.offset, cut.length, buffer.room), buffer)
         return
-    view = buffer.room(run.length)
-    if not have:
-        source.read_into(run.offset, view)
+    view = source.view(run.offset, run.length, buffer.room) if have is None else have
     for cut in run.cuts:
         start = cut.offset - run.offset
         _decrypt(reader, cut, view[start : start + cut.length], buffer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -31,6 +32,15 @@ class BlobSource(ABC):
             UnavailableError: The store does not answer.
         """
 
+    def view(self, offset: int, length: int, room: Callable[[int], memoryview]) -> memoryview:
+        """Return `length` bytes from `offset` on, in memory from `room` or in memory that the answer came in.
+
+        They are valid until `room` is called again; see `read_into` for the errors.
+        """
+        out = room(length)
+        self.read_into(offset, out)
+        return out
+
     def renew(self) -> BlobSource | None:
         """Return another copy's source, when this copy turned out damaged; None if there is no other."""
         return None
@@ -46,6 +56,15 @@ class OpensSources(Protocol):
 
     def open_source(self, name: str, size: int, wanted: int) -> BlobSource:
         """Return the source of an object of `size` bytes, of which `wanted` will be read."""
+        ...
+
+
+@runtime_checkable
+class GivesViews(Protocol):
+    """A store whose client hands out the memory that an answer came in, which spares a copy of every byte."""
+
+    def get_view(self, name: str, offset: int, length: int) -> memoryview:
+        """Return exactly `length` bytes from `offset` on; raises what `BlobStore.get_range` does."""
         ...
 
 
@@ -113,6 +132,18 @@ class StoreSource(BlobSource):
             self._store.read_into(self._name, offset, out)
         except NotFoundError as exc:
             raise IntegrityError(f"Object {self._name} is missing from {self._store.url}.") from exc
+
+    def view(self, offset: int, length: int, room: Callable[[int], memoryview]) -> memoryview:
+        """Take the answer as it came, if the store gives it; see the class above."""
+        if not isinstance(self._store, GivesViews):
+            return super().view(offset, length, room)
+        try:
+            found = self._store.get_view(self._name, offset, length)
+        except NotFoundError as exc:
+            raise IntegrityError(f"Object {self._name} is missing from {self._store.url}.") from exc
+        if found.nbytes != length:
+            raise UnavailableError(f"The store gave {found.nbytes} bytes of {self._name}, not {length}; try again.")
+        return found
 
     def close(self) -> None:
         """Nothing is open between requests."""

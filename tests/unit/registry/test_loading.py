@@ -74,6 +74,30 @@ def test_requests_bring_the_same_tensors_and_no_byte_twice(shared: World, counti
     assert counting.counts.heads == len(version.manifest.blobs)
 
 
+class ViewingStore(CountingStore):
+    """Hands out its own memory, as the client of a remote store can; `short` cuts every answer."""
+
+    short = 0
+
+    def get_view(self, name: str, offset: int, length: int) -> memoryview:
+        self._note(name, offset, length)
+        return memoryview(self.inner.get_range(name, offset, length))[: length - self.short]
+
+    def read_into(self, name: str, offset: int, out: memoryview) -> None:
+        raise AssertionError("a store that gives views is not asked to copy")
+
+
+def test_a_store_that_gives_views_is_read_without_a_copy(shared: World) -> None:
+    store = ViewingStore(shared.store)
+    version = opened(shared, store)
+    found = load_tensors(version)
+    assert all(torch.equal(found[name], value) for name, value in state().items())
+    assert store.counts.bytes == sum(blob.size for blob in version.manifest.blobs)
+    store.short = 1
+    with pytest.raises(UnavailableError, match="try again"):
+        load_tensors(version)
+
+
 @pytest.mark.parametrize("name", list(state()))
 def test_one_tensor_costs_its_bytes_and_at_most_two_mebibytes(
     shared: World, counting: CountingStore, name: str
