@@ -1,5 +1,5 @@
 # make demo    set up, then the whole path on real input: ingest, train, register, deploy, predict
-# make test    set up, then the tests (no GPU, no network, about fifteen minutes on two cores)
+# make test    set up, then the tests (no GPU, no network, about seventeen minutes on two cores)
 # make check   ruff, pyright, import-linter
 # make bench   the benchmarks, one JSON object a line
 .DEFAULT_GOAL := help
@@ -39,7 +39,7 @@ demo: setup
 
 test: setup
 	@$(BIN)/pytest -n 2 tests/unit tests/contract tests/attacks
-	@$(BIN)/pytest tests/integration tests/e2e
+	@$(BIN)/pytest tests/e2e
 
 test-fast: setup
 	@$(BIN)/pytest -n 2 tests/unit tests/contract tests/attacks

@@ -19,8 +19,8 @@ from benchmarks.figures import figure, note
 from tests.platforms import BIN, ROOT, TestPlatform, temporary_platform
 
 RUNS = 5
-EPOCHS = 120
-WARM_EPOCHS = 20
+EPOCHS = 60
+WARM_EPOCHS = 15
 GOAL = 0.95
 BY_HAND = Path(__file__).with_name("ddp_by_hand.py")
 

@@ -17,7 +17,7 @@ from lightmill.settings import Settings
 from lightmill.wiring import open_platform
 from tests.platforms import BIN, ROOT, TestPlatform, temporary_platform
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 DIGITS = ROOT / "examples" / "digits"
 
 
