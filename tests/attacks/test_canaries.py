@@ -13,8 +13,9 @@ import torch
 
 from lightmill.records.assets import Provenance
 from lightmill.registry import Content
+from lightmill.registry.tensors import plain_tensors
 from tests.attacks.scene import dataset_card, publish_dataset, signed_payload
-from tests.unit.registry.world import MODEL, World, card, plain_tensors, publish
+from tests.unit.registry.world import MODEL, World, card, publish
 
 TEXTS = [
     "canaryassetname",

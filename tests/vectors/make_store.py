@@ -22,7 +22,7 @@ from lightmill.records.assets import DatasetCard, FileEntry, ModelCard, Profile,
 from lightmill.records.references import AssetKind
 from lightmill.records.signature import Architecture, Preprocessing, Standardize, TensorSpec
 from lightmill.registry import Content, Registry, initialize_store
-from lightmill.registry.tensors import encode_header, plain_tensors, safetensors_file, safetensors_header
+from lightmill.registry.tensors import seal_model
 from lightmill.storage import LocalStore
 from lightmill.vault import KeyRing
 
@@ -61,8 +61,7 @@ def dataset(registry: Registry) -> Content:
 
 def model(registry: Registry, scale: float) -> None:
     draft = registry.begin(AssetKind.MODEL, "letters")
-    tensors = plain_tensors({**STATE, "weight": STATE["weight"] * scale})
-    sealed, header = draft.seal_tensors(tensors), safetensors_header(tensors)
+    sealed = seal_model(draft, {**STATE, "weight": STATE["weight"] * scale})
     card = ModelCard(
         architecture=Architecture(name="logistic", arguments={"inputs": 2, "classes": 2}),
         preprocessing=PREPROCESSING,
@@ -74,10 +73,10 @@ def model(registry: Registry, scale: float) -> None:
         metrics={"test_accuracy": 0.75},
     )
     content = Content(
-        files=(safetensors_file(header, tensors, sealed),),
-        tensors=sealed.tensors,
-        safetensors_header=encode_header(header),
-        blobs=sealed.blobs,
+        files=(sealed.file,),
+        tensors=sealed.tensors.tensors,
+        safetensors_header=sealed.header,
+        blobs=sealed.tensors.blobs,
         model=card,
         provenance=Provenance(run="run-1", spec={"epochs": 3}),
     )

@@ -82,11 +82,6 @@ def safetensors_header(tensors: list[PlainTensor]) -> bytes:
     return data + b" " * (-len(data) % 8)
 
 
-def safetensors_file(header: bytes, tensors: list[PlainTensor], sealed: SealedTensors) -> FileEntry:
-    """Return the entry of `model.safetensors`: its header stands in the manifest, its data in the tensors' pieces."""
-    return _file_entry(header, tensors, sealed, _file_digest(header, tensors))
-
-
 def _file_digest(header: bytes, tensors: list[PlainTensor]) -> str:
     digest = hashlib.sha256(struct.pack("<Q", len(header)) + header)
     for tensor in tensors:
@@ -95,6 +90,7 @@ def _file_digest(header: bytes, tensors: list[PlainTensor]) -> str:
 
 
 def _file_entry(header: bytes, tensors: list[PlainTensor], sealed: SealedTensors, digest: str) -> FileEntry:
+    """Return the entry of `model.safetensors`: its header stands in the manifest, its data in the tensors' pieces."""
     pieces: tuple[Piece, ...] = tuple(piece for entry in sealed.tensors for piece in entry.pieces)
     return FileEntry(
         path=SAFETENSORS_FILE,

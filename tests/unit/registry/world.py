@@ -16,13 +16,7 @@ from lightmill.records.assets import ModelCard, VersionSummary
 from lightmill.records.references import AssetKind, Reference, VersionId
 from lightmill.records.signature import Architecture, Preprocessing, TensorSpec
 from lightmill.registry import Content, Draft, OpenVersion, Registry, initialize_store
-from lightmill.registry.tensors import (
-    encode_header,
-    load_tensors,
-    plain_tensors,
-    safetensors_file,
-    safetensors_header,
-)
+from lightmill.registry.tensors import load_tensors, seal_model
 from lightmill.storage import BlobStore, LocalStore
 from lightmill.vault import KeyRing
 
@@ -84,14 +78,12 @@ def card(classes: tuple[str, ...] = ("a", "b", "c"), features: str = "x") -> Mod
 
 def seal(draft: Draft, state: Mapping[str, torch.Tensor], model: ModelCard | None = None) -> Content:
     """Write a state dict through a draft; return what to commit."""
-    tensors = plain_tensors(state)
-    header = safetensors_header(tensors)
-    sealed = draft.seal_tensors(tensors)
+    sealed = seal_model(draft, state)
     return Content(
-        files=(safetensors_file(header, tensors, sealed),),
-        tensors=sealed.tensors,
-        safetensors_header=encode_header(header),
-        blobs=sealed.blobs,
+        files=(sealed.file,),
+        tensors=sealed.tensors.tensors,
+        safetensors_header=sealed.header,
+        blobs=sealed.tensors.blobs,
         model=model or card(),
     )
 
