@@ -10,8 +10,11 @@ What pickles is where the registry is and which version: each process opens the 
 
 from __future__ import annotations
 
+import atexit
 import io
 import posixpath
+import time
+import weakref
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 
 WINDOW_BYTES = 1 << 20
 """What a small read fetches, so that a reader of single bytes does not decrypt a segment for each."""
+
+EXIT_SECONDS = 5.0
+"""How long an ending process waits for files that pyarrow's threads still hold."""
 
 
 def sealed_filesystem(location: RegistryLocation, id: VersionId) -> PyFileSystem:
@@ -176,6 +182,7 @@ class SealedFile(io.RawIOBase):
         self._size = size
         self._at = 0
         self._window = 0, b""
+        _held.add(self)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("An open file of the vault does not pickle; pickle the filesystem and open it there")
@@ -230,3 +237,18 @@ class SealedFile(io.RawIOBase):
 @lru_cache(maxsize=32)
 def _open(location: RegistryLocation, id: VersionId) -> OpenVersion:
     return location.open().open(id)
+
+
+_held: weakref.WeakSet[SealedFile] = weakref.WeakSet()
+
+
+@atexit.register
+def _await_release() -> None:
+    """Wait until pyarrow's threads have let go of every file.
+
+    They drop their last reference to a file after the reader has its answer, and need the interpreter's lock for it: a
+    thread that asks for the lock of an interpreter that is ending is unwound by force, through C++ that aborts then.
+    """
+    until = time.monotonic() + EXIT_SECONDS
+    while len(_held) and time.monotonic() < until:
+        time.sleep(0.001)
