@@ -50,8 +50,9 @@ test-cluster: setup
 
 # The registry whole: stores, attacks and faults in their long versions, real models in and out.
 test-registry: extras
-	@$(BIN)/pytest tests/contract tests/attacks tests/unit/vault tests/unit/storage tests/unit/registry \
-		tests/unit/models -m "slow or not slow" -s
+	@$(BIN)/pytest -n 2 --counts tests/contract tests/attacks tests/unit/vault tests/unit/storage tests/unit/registry \
+		tests/unit/models -m "slow or not slow"
+	@$(BIN)/pytest --counts tests/integration/test_plaintext_hunt.py -m slow
 
 test-slow: extras
 	@$(BIN)/pytest tests -m slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from tests.unit.registry.world import MODEL, World, publish, weights
 
 DATASET = AssetKind.DATASET
 FILLING = 0x5A
+edits = count()
+"""Counts what `edit` has changed in this process."""
 
 
 def dataset_card(columns: tuple[str, ...] = ("ink",), classes: tuple[str, ...] = ("0", "1")) -> DatasetCard:
@@ -180,5 +183,6 @@ def reader_of(object_class: str) -> Callable[[BlobStore, KeyRing], Outcome]:
 
 
 def edit(store: LocalStore, name: str, change: Callable[[bytes], bytes]) -> None:
+    next(edits)
     path = store.path(name)
     path.write_bytes(change(path.read_bytes()))

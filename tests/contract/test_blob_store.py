@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lightmill.errors import ConflictError, IntegrityError, NotFoundError, RequestError, UnavailableError
+from lightmill.registry.cache import CachingStore
 from lightmill.storage import BlobStore, LocalStore, MemoryStore, RetryingStore, RetryPolicy, open_store
 from lightmill.storage.address import RemoteAddress
 from tests.faulty import FaultyStore, seeded
@@ -60,7 +61,7 @@ BAD_NAMES = [
 
 
 # "s3" is a real server; "gs" and "az" are a tiny one that speaks as much of their protocols as the client uses.
-KINDS = ["local", "memory", "faulty", "obstore", "s3", "gs", "az"]
+KINDS = ["local", "memory", "faulty", "cached", "obstore", "s3", "gs", "az"]
 
 
 def new_store(kind: str, request: pytest.FixtureRequest) -> BlobStore:
@@ -70,6 +71,8 @@ def new_store(kind: str, request: pytest.FixtureRequest) -> BlobStore:
         return MemoryStore()
     if kind == "faulty":
         return RetryingStore(FaultyStore(MemoryStore(), seeded(11)), RetryPolicy(), sleep=lambda _: None)
+    if kind == "cached":
+        return CachingStore(MemoryStore(), request.getfixturevalue("tmp_path") / "cache", 1 << 20)
     if kind == "obstore":
         return in_memory_bucket()
     if kind in ("gs", "az"):
@@ -123,6 +126,7 @@ def test_absent_objects_are_not_found(store: BlobStore) -> None:
             lambda n: store.get(n),
             lambda n: store.get_range(n, 0, 1),
             lambda n: store.get_range(n, 0, 0),
+            lambda n: store.get_view(n, 0, 1),
             lambda n: store.read_into(n, 0, memoryview(bytearray(1))),
             lambda n: store.head(n),
         ):
@@ -135,12 +139,15 @@ def test_ranges_are_exact(store: BlobStore) -> None:
     store.create("a", data)
     for offset, length in ((0, 10_000), (0, 1), (9_999, 1), (10_000, 0), (0, 0), (1234, 5678)):
         assert store.get_range("a", offset, length) == data[offset : offset + length]
+        assert store.get_view("a", offset, length) == data[offset : offset + length]
         out = memoryview(bytearray(length))
         store.read_into("a", offset, out)
         assert out == data[offset : offset + length]
     for offset, length in ((0, 10_001), (9_999, 2), (10_000, 1), (10_001, 0), (1 << 40, 1), (0, 1 << 50)):
         with pytest.raises(IntegrityError, match="shorter"):
             store.get_range("a", offset, length)
+        with pytest.raises(IntegrityError, match="shorter"):
+            store.get_view("a", offset, length)
     for offset, length in ((0, 10_001), (10_000, 1), (1 << 40, 1)):
         with pytest.raises(IntegrityError, match="shorter"):
             store.read_into("a", offset, memoryview(bytearray(length)))
@@ -211,6 +218,7 @@ def test_bad_names_are_refused_everywhere(store: BlobStore, name: str) -> None:
         lambda: store.create(name, b"x"),
         lambda: store.get(name),
         lambda: store.get_range(name, 0, 1),
+        lambda: store.get_view(name, 0, 1),
         lambda: store.read_into(name, 0, memoryview(bytearray(1))),
         lambda: store.head(name),
         lambda: store.delete(name),

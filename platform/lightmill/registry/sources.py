@@ -59,15 +59,6 @@ class OpensSources(Protocol):
         ...
 
 
-@runtime_checkable
-class GivesViews(Protocol):
-    """A store whose client hands out the memory that an answer came in, which spares a copy of every byte."""
-
-    def get_view(self, name: str, offset: int, length: int) -> memoryview:
-        """Return exactly `length` bytes from `offset` on; raises what `BlobStore.get_range` does."""
-        ...
-
-
 class FileSource(BlobSource):
     """A file, opened once.
 
@@ -134,9 +125,7 @@ class StoreSource(BlobSource):
             raise IntegrityError(f"Object {self._name} is missing from {self._store.url}.") from exc
 
     def view(self, offset: int, length: int, room: Callable[[int], memoryview]) -> memoryview:
-        """Take the answer as it came, if the store gives it; see the class above."""
-        if not isinstance(self._store, GivesViews):
-            return super().view(offset, length, room)
+        """Take the answer as it came; see the class above."""
         try:
             found = self._store.get_view(self._name, offset, length)
         except NotFoundError as exc:

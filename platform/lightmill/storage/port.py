@@ -71,6 +71,10 @@ class BlobStore(ABC):
             RequestError: When offset or length is negative, or the name has not the form above.
         """
 
+    def get_view(self, name: str, offset: int, length: int) -> memoryview:
+        """Return what `get_range` does, in the memory that the answer came in where a client hands that out."""
+        return memoryview(self.get_range(name, offset, length))
+
     @abstractmethod
     def read_into(self, name: str, offset: int, out: memoryview) -> None:
         """Fill `out`, writable and contiguous, with the bytes from `offset` on.

@@ -118,6 +118,19 @@ class RemoteStore(BlobStore):
         self._fill(name, result, memoryview(part))
         return bytes(part)
 
+    def get_view(self, name: str, offset: int, length: int) -> memoryview:
+        """Return a part of the object in the client's own memory; see the port."""
+        check_range(offset, length)
+        result = self._open_range(name, offset, length)
+        if result is None:
+            return memoryview(b"")
+        with translated(self._address, name):
+            part = memoryview(result.bytes())
+        self._meter.received(part.nbytes)
+        if part.nbytes != length:
+            raise self._wrong_length(name, part.nbytes, length)
+        return part
+
     def read_into(self, name: str, offset: int, out: memoryview) -> None:
         """Fill a buffer, piece by piece as the answer arrives; see the port."""
         check_range(offset, out.nbytes)

@@ -130,6 +130,10 @@ class RetryingStore(BlobStore):
         """Return a part of the object; see the port."""
         return self._repeat(lambda: self._inner.get_range(name, offset, length))
 
+    def get_view(self, name: str, offset: int, length: int) -> memoryview:
+        """Return a part of the object; see the port."""
+        return self._repeat(lambda: self._inner.get_view(name, offset, length))
+
     def read_into(self, name: str, offset: int, out: memoryview) -> None:
         """Fill a buffer; see the port."""
         self._repeat(lambda: self._inner.read_into(name, offset, out))
