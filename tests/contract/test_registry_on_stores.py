@@ -9,6 +9,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +17,8 @@ import pytest
 import torch
 
 from lightmill.errors import IntegrityError, UnavailableError
-from lightmill.records.references import AssetKind, Reference
+from lightmill.records.annotations import TagsChanged
+from lightmill.records.references import AssetKind, Reference, parse_reference
 from lightmill.registry import Content, Registry, initialize_store
 from lightmill.registry.names import STORE_FILE
 from lightmill.registry.opening import read_store_id
@@ -25,10 +27,11 @@ from lightmill.storage import BlobStore, MemoryStore, RetryingStore, open_store
 from lightmill.vault import KeyRing
 from lightmill.wiring.bootstrap import bootstrap
 from lightmill.wiring.platform import open_platform
+from tests.counting import CountingStore
 from tests.faulty import FaultyStore, scripted, seeded
 from tests.faulty_proxy import faulty_proxy
 from tests.seaweed import SECRET_KEY, SeaweedServer
-from tests.unit.registry.world import MODEL, open_latest, publish, read, weights
+from tests.unit.registry.world import MODEL, World, open_latest, publish, read, weights
 
 LOADER = """
 import json, sys
@@ -152,7 +155,32 @@ def test_a_publisher_that_sees_stale_lists_takes_nobody_s_number(tmp_path: Path)
     assert torch.equal(read(publish_with, open_latest(publish_with).id)["weight"], weights(2)["weight"])
 
 
-@pytest.mark.parametrize("operation", ["get", "read_into"])
+def test_a_listing_that_lags_behind_is_no_rollback(tmp_path: Path) -> None:
+    """The catalog has seen more than the listing shows, and the objects are there."""
+    world = World(tmp_path)
+    for n in range(3):
+        publish(world.registry, state=weights(n))
+    world.registry.set_alias(MODEL, "m", "champion", 2)
+    world.registry.set_alias(MODEL, "m", "champion", 1)
+    world.registry.annotate(world.registry.resolve(MODEL, parse_reference("m@1")), TagsChanged(set={"a": "b"}))
+    world.registry.delete(MODEL, "m", 2, "bad")
+
+    class Lagging(CountingStore):
+        """Lists nothing that was made after the first version."""
+
+        def list(self, prefix: str) -> Iterator[str]:
+            late = ("0000000003", "champion/0000000002", "/k/", "/t/")
+            return (name for name in super().list(prefix) if not any(part in name for part in late))
+
+    registry = world.new_registry(store=Lagging(world.store), catalog=world.catalog)
+    assert registry.latest(MODEL, "m") == 3
+    assert registry.resolve(MODEL, parse_reference("m@champion")).seq == 1
+    assert registry.deleted(MODEL, "m") == {2}
+    assert registry.notes(registry.resolve(MODEL, parse_reference("m@1"))).tags == {"a": "b"}
+    assert publish(registry, state=weights(9)).id.seq == 4
+
+
+@pytest.mark.parametrize("operation", ["get", "get_range"])
 def test_short_data_never_passes_for_a_version(operation: str, tmp_path: Path) -> None:
     memory = MemoryStore()
     right = new_registry(memory, tmp_path)

@@ -1,8 +1,10 @@
 """No plaintext of rows or weights in any file that the platform writes, with kill -9 at random moments.
 
-Values and weights are random numbers, so that four of them in a row are met by chance nowhere. What is searched: the
-home with store and catalog, Ray's session with its logs and spilled objects, and the temporary folder of every
-process. A control that writes the same things in the clear is found, so the search works.
+Rows are ingested, models are trained, checkpointed, published, loaded and backed up. Values and weights are random
+numbers, so that four of them in a row are met by chance nowhere. What is searched: the home with store and catalog,
+the backup, Ray's session with its logs and spilled objects, and the temporary folder of every process. Names of
+columns, tensors and models are looked for where nobody without a key may read them: in the store, in the backup and
+among temporary files. A control that writes the same things in the clear is found, so the search works.
 """
 
 from __future__ import annotations
@@ -27,12 +29,16 @@ from lightmill.registry.tensors import load_tensors
 from lightmill.settings import Settings
 from lightmill.wiring import open_platform
 from lightmill.wiring.platform import Platform
+from tests.integration.carrier import NAME
 from tests.platforms import BIN, ROOT, TestPlatform, temporary_platform
+from tests.unit.registry.world import open_latest
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 COLUMNS = 12
 ROWS = 3000
 KILLS = 5
+CARRIERS = 10
+NAMES = [b"canary", b"hunted"]
 LONGEST_S = 45.0
 
 
@@ -69,9 +75,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def hunted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestPlatform, Path]]:
-    """A home on which jobs were killed at random moments and then ran to their end; and its temporary folder."""
-    temporary = tmp_path_factory.mktemp("temporary")
+def hunted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestPlatform, Path, Path]]:
+    """A home on which jobs were killed at random moments and then ran to their end; its temporary folder; a backup."""
+    temporary, copy = tmp_path_factory.mktemp("temporary"), tmp_path_factory.mktemp("backup") / "store"
     chance = Random(11)
     with temporary_platform() as platform:
         for _ in range(KILLS):
@@ -80,7 +86,9 @@ def hunted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         for _ in range(KILLS):
             kill_at_random(platform, "train", source / "train.yaml", chance, temporary)
         platform.run(BIN / "python", "jobs/train.py", source / "train.yaml", TMPDIR=str(temporary))
-        yield platform, temporary
+        for life in range(CARRIERS):
+            kill_carrier(platform, copy, 1000 * life, chance, temporary)
+        yield platform, temporary, copy
 
 
 def kill_at_random(platform: TestPlatform, job: str, spec: Path, chance: Random, temporary: Path) -> None:
@@ -103,6 +111,20 @@ def kill_at_random(platform: TestPlatform, job: str, spec: Path, chance: Random,
     process.wait()
     for left in platform.processes():
         left.kill()
+
+
+def kill_carrier(platform: TestPlatform, copy: Path, seed: int, chance: Random, temporary: Path) -> None:
+    """Let a process publish, load and back up, and kill it at a moment that chance decides after its first round."""
+    with subprocess.Popen(
+        [BIN / "python", "-m", "tests.integration.carrier", str(platform.home), str(copy), str(seed)],
+        cwd=ROOT,
+        env=platform.environment | {"TMPDIR": str(temporary), "PYTHONPATH": f"{ROOT / 'platform'}:{ROOT}"},
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == str(seed).encode()
+        time.sleep(chance.uniform(0, 0.5))
+        process.kill()
 
 
 def needles(platform: Platform) -> list[bytes]:
@@ -154,15 +176,20 @@ def hits(folders: list[Path], wanted: list[bytes]) -> tuple[int, list[Path]]:
     return searched, found
 
 
-def test_no_file_shows_a_row_or_a_weight(hunted: tuple[TestPlatform, Path], tmp_path: Path) -> None:
-    tested, temporary = hunted
+def test_no_file_shows_a_row_or_a_weight(hunted: tuple[TestPlatform, Path, Path], tmp_path: Path) -> None:
+    tested, temporary, copy = hunted
     platform = open_platform(Settings(home=tested.home))
     wanted = needles(platform)
-    assert len(wanted) > 500
-    searched, found = hits([tested.home, tested.sessions, temporary], wanted)
-    print(f"\n{searched} files searched for {len(wanted)} pieces of rows and weights after {2 * KILLS} kills")
+    carried = len(versions(platform, AssetKind.MODEL)) - 1
+    assert len(wanted) > 500 and carried >= CARRIERS
+    searched, found = hits([tested.home, tested.sessions, temporary, copy], wanted)
+    named = hits([tested.home / "store", temporary, copy], NAMES)[1]
+    print(
+        f"\n{searched} files searched for {len(wanted)} pieces of rows and weights after {2 * KILLS + CARRIERS} kills; "
+        f"{carried} versions published, loaded and backed up beside"
+    )
     assert searched > 100
-    assert found == []
-    version = platform.registry.open(versions(platform, AssetKind.MODEL)[-1])
+    assert found == [] and named == []
+    version = open_latest(platform.registry, NAME)
     save_file(load_tensors(version), tmp_path / "control.safetensors")
-    assert hits([tmp_path], wanted)[1] == [tmp_path / "control.safetensors"]
+    assert hits([tmp_path], wanted)[1] == hits([tmp_path], NAMES)[1] == [tmp_path / "control.safetensors"]

@@ -103,8 +103,7 @@ class Aliases:
         mark = self._marks.seen(mid, alias_stream(alias))
         n = self._log.last(names.alias_prefix(mid, alias))
         what = f"alias {name}@{alias}"
-        self._marks.check(mark, mid, n, what, lambda mid, n: names.alias_name(mid, alias, n))
-        return n
+        return self._marks.check(mark, mid, n, what, lambda mid, n: names.alias_name(mid, alias, n))
 
 
 def former_target(moves: list[AliasMove], to: int | None) -> int:

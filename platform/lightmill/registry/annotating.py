@@ -47,8 +47,7 @@ class Annotations:
         """
         mark = self._marks.seen(mid, ANNOTATIONS)
         n = self._log.last(names.annotations_prefix(mid))
-        self._marks.check(mark, mid, n, f"the annotations of {what}", names.annotation_name)
-        return n
+        return self._marks.check(mark, mid, n, f"the annotations of {what}", names.annotation_name)
 
     def entries(self, mid: str, first: int, what: str) -> Iterator[tuple[Annotation, str]]:
         """Yield the entries from number `first` on, verified, with their digests.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 
 from lightmill.errors import ConflictError, NotFoundError, RequestError
 from lightmill.records.assets import Tombstone
@@ -82,7 +83,10 @@ class Deletions:
         Raises:
             IntegrityError: One is not what was written, or one that was seen before is gone.
         """
-        digests = {seq: self._log.tombstone(mid, seq, what=f"{mid}@{seq}")[1] for seq in self._log.tombstoned(mid)}
+        digests: dict[int, str] = {}
+        for seq in sorted({*self._log.tombstoned(mid), *self._marks.tombstones(mid)}):
+            with suppress(NotFoundError):
+                digests[seq] = self._log.tombstone(mid, seq, what=f"{mid}@{seq}")[1]
         self._marks.check_tombstones(mid, digests)
         return set(digests)
 

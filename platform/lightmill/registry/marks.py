@@ -10,9 +10,8 @@ import hashlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from lightmill.errors import IntegrityError
+from lightmill.errors import IntegrityError, NotFoundError
 from lightmill.registry import names
-from lightmill.registry.signed import fetch
 from lightmill.storage import BlobStore
 
 if TYPE_CHECKING:  # workers and replicas use no catalog and need not load it
@@ -45,24 +44,34 @@ class Marks:
         if self._catalog:
             self._catalog.marks.raise_to(mid, stream, number, digest)
 
-    def check(self, mark: Mark | None, mid: str, found: int, what: str, name_of: Callable[[str, int], str]) -> None:
-        """Compare what the store ends with to the highest entry ever seen, by number and by digest.
+    def check(self, mark: Mark | None, mid: str, found: int, what: str, name_of: Callable[[str, int], str]) -> int:
+        """Compare what the store lists to the highest entry ever seen, by number and by digest.
+
+        Returns:
+            The number of the last entry: `found`, or that of the mark where the listing lags behind the objects.
 
         Raises:
             IntegrityError: The store ends earlier, or holds another entry there.
         """
         if mark is None:
-            return
-        if mark[0] > found:
+            return found
+        try:
+            digest = hashlib.sha256(self._store.get(name_of(mid, mark[0]))).hexdigest()
+        except NotFoundError as exc:
             raise IntegrityError(
                 f"The store at {self._store.url} ends at entry {found} of {what}, but {mark[0]} was seen before: "
                 "the store was rolled back or an object deleted. Restore it from a backup."
-            )
-        if hashlib.sha256(fetch(self._store, name_of(mid, mark[0]))).hexdigest() != mark[1]:
+            ) from exc
+        if digest != mark[1]:
             raise IntegrityError(
                 f"Entry {mark[0]} of {what} on {self._store.url} is another than was seen before: its history was "
                 "rewritten. Restore it from a backup."
             )
+        return max(found, mark[0])
+
+    def tombstones(self, mid: str) -> set[int]:
+        """Return the versions of an asset whose tombstones were seen."""
+        return {seq for seq, _ in self._catalog.marks.below(mid, TOMBSTONES).values()} if self._catalog else set()
 
     def check_tombstones(self, mid: str, digests: dict[int, str]) -> None:
         """Compare an asset's tombstones (version to digest) with all that were seen.

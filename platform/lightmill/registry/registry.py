@@ -88,7 +88,7 @@ class Registry:
         mid = self.mid(kind, name)
         mark = self._marks.seen(mid, VERSIONS)
         found = self._log.last(names.records_prefix(mid))
-        self._marks.check(mark, mid, found, f"{kind} {name}", names.record_name)
+        found = self._marks.check(mark, mid, found, f"{kind} {name}", names.record_name)
         if not found:
             self._log.check_ring()
         return found
