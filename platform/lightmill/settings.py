@@ -48,6 +48,7 @@ class Settings(BaseSettings):
     promotion_requires: str = ""
     cache_path: Path | None = None
     cache_bytes: int | None = Field(default=None, ge=0)
+    spill_path: Path | None = None
     url: str = ""
     api_key: SecretStr | None = None
 
@@ -56,7 +57,7 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
-    @field_validator("passphrase_file")
+    @field_validator("passphrase_file", "spill_path")
     @classmethod
     def _absolute_or_none(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value and value != Path() else None
@@ -99,6 +100,13 @@ class Settings(BaseSettings):
             return 0
         folder = next(path for path in (self.cache_folder, *self.cache_folder.parents) if path.exists())
         return min(CACHE_BYTES, shutil.disk_usage(folder).total // 10)
+
+    @property
+    def spill_folder(self) -> Path:
+        """Where Ray puts objects that do not fit its object store, in plaintext: in memory unless chosen otherwise."""
+        if self.spill_path:
+            return self.spill_path
+        return (Path("/dev/shm") if Path("/dev/shm").is_dir() else self.home) / f"lm-spill-{self._digest}"  # noqa: S108 - owner and mode are checked before use
 
     @property
     def catalog_url(self) -> str:
@@ -152,8 +160,11 @@ class Settings(BaseSettings):
         It stands outside the home because a socket's path must be short: HAProxy takes 97 bytes, of which Ray
         uses 70. `lightmill up` makes it for its owner alone and refuses one that somebody else made.
         """
-        digest = hashlib.sha256(f"{os.getuid()}:{self.home.absolute()}".encode()).hexdigest()[:10]
-        return Path("/tmp") / f"lm-{digest}"  # noqa: S108 - owner and mode are checked before use
+        return Path("/tmp") / f"lm-{self._digest}"  # noqa: S108 - owner and mode are checked before use
+
+    @property
+    def _digest(self) -> str:
+        return hashlib.sha256(f"{os.getuid()}:{self.home.absolute()}".encode()).hexdigest()[:10]
 
     @property
     def loopback(self) -> bool:
@@ -177,6 +188,7 @@ class Settings(BaseSettings):
             "LIGHTMILL_RAY_PORT": str(self.ray_port),
             **({"LIGHTMILL_CACHE_PATH": str(self.cache_folder)} if self.cache_path else {}),
             **({} if self.cache_bytes is None else {"LIGHTMILL_CACHE_BYTES": str(self.cache_bytes)}),
+            "LIGHTMILL_SPILL_PATH": str(self.spill_folder),
             "LIGHTMILL_DASHBOARD_PORT": str(self.dashboard_port),
             # Ray closed to strangers: its token on, its ports on loopback (what Ray does on laptops).
             "RAY_AUTH_MODE": "token",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -12,22 +14,34 @@ from lightmill.errors import UnavailableError
 
 
 @contextmanager
-def session(address: str | None, num_cpus: int, num_gpus: int | None) -> Iterator[None]:
-    """Connect to the Ray at `address`, or start one on this machine; disconnect at the end.
+def session(address: str) -> Iterator[None]:
+    """Connect to the Ray at `address`; disconnect at the end.
 
     Raises:
         UnavailableError: Ray does not answer at the address.
     """
-    options = {"logging_level": logging.WARNING, "log_to_driver": True, "namespace": "lightmill"}
+    with _connected(address, address=address):
+        yield
+
+
+@contextmanager
+def own_session(num_cpus: int, num_gpus: int | None, spill_folder: Path) -> Iterator[None]:
+    """Start a Ray on this machine that ends with the `with` block and spills into `spill_folder`.
+
+    Raises:
+        UnavailableError: Ray does not start.
+    """
+    options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "object_spilling_directory": str(spill_folder)}
+    with _connected("this machine", address="local", include_dashboard=False, **options):
+        yield
+
+
+@contextmanager
+def _connected(where: str, **options: Any) -> Iterator[None]:
     try:
-        if address:
-            ray.init(address=address, **options)
-        else:
-            ray.init(address="local", num_cpus=num_cpus, num_gpus=num_gpus, include_dashboard=False, **options)
+        ray.init(logging_level=logging.WARNING, log_to_driver=True, namespace="lightmill", **options)
     except (ConnectionError, RuntimeError) as exc:
-        raise UnavailableError(
-            f"Ray does not answer at {address or 'this machine'}: {exc}. See `lightmill status`."
-        ) from exc
+        raise UnavailableError(f"Ray does not answer at {where}: {exc}. See `lightmill status`.") from exc
     try:
         yield
     finally:

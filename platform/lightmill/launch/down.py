@@ -9,6 +9,7 @@ import psutil
 from lightmill.errors import NotFoundError, RequestError
 from lightmill.launch.state import PlatformState, platform_processes, read_state
 from lightmill.settings import Settings
+from lightmill.wiring.spilling import remove_node_spill
 
 GRACE_S = 8.0
 KILL_S = 10.0
@@ -33,6 +34,7 @@ def down(settings: Settings) -> int:
             "cluster.yaml` on a cluster); endpoints come back with the next `lightmill up`."
         )
     ended = end_processes(state)
+    remove_node_spill(settings)
     settings.process_path.unlink(missing_ok=True)
     return ended
 

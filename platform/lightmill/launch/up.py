@@ -34,6 +34,7 @@ from lightmill.launch.state import (
 )
 from lightmill.records.base import now_iso
 from lightmill.settings import Settings
+from lightmill.wiring.spilling import node_spill_folder
 
 RAY_START_S = 180
 CONTROL_START_S = 240
@@ -154,6 +155,7 @@ def _ray_command(settings: Settings, state: PlatformState) -> list[str]:
         f"--dashboard-port={settings.dashboard_port}",
         f"--num-cpus={settings.num_cpus}",
         f"--temp-dir={state.ray_folder}",
+        f"--object-spilling-directory={node_spill_folder(settings)}",
         "--dashboard-agent-listen-port=0",
         "--include-log-monitor=true",
         "--disable-usage-stats",

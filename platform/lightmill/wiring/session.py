@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lightmill.settings import Settings
+from lightmill.wiring.spilling import job_spill_folder
 
 logger = logging.getLogger("lightmill.session")
 
@@ -28,9 +29,12 @@ def connect(settings: Settings) -> Iterator[None]:
     """Join Ray for the length of a `with` block; without a running platform, start one that ends with it."""
     os.environ.update(settings.node_environment())
     address = os.environ.get("RAY_ADDRESS") or running_address(settings)
-    from lightmill.control.ray_session import session
+    from lightmill.control.ray_session import own_session, session
 
-    if address is None:
-        logger.info("no platform runs here; starting a Ray of %d logical CPUs for this job", settings.num_cpus)
-    with session(address, settings.num_cpus, settings.num_gpus):
+    if address:
+        with session(address):
+            yield
+        return
+    logger.info("no platform runs here; starting a Ray of %d logical CPUs for this job", settings.num_cpus)
+    with job_spill_folder(settings) as folder, own_session(settings.num_cpus, settings.num_gpus, folder):
         yield
