@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -27,7 +29,11 @@ from lightmill.registry.signed import SignedLog
 from lightmill.storage import BlobStore
 from lightmill.vault import KeyRing
 
-COMMIT_ATTEMPTS = 100
+PATIENCE_S = 600.0
+"""How long a publisher that always loses its number to others tries on."""
+
+FIRST_PAUSE_S = 0.002
+LONGEST_PAUSE_S = 0.25
 OWN_VERSIONS_BACK = 8
 
 
@@ -66,15 +72,21 @@ class Publisher:
 
     def publish(self, draft: Draft, content: Content, latest: Callable[[], int]) -> tuple[VersionId, Manifest]:
         """Publish a draft as the version after `latest()`; see `Registry.commit` for the errors."""
-        for _ in range(COMMIT_ATTEMPTS):
-            last = latest()
-            done = self._committed(draft, last) or self._try(draft, content, last + 1)
-            if done:
-                draft.release()
-                return done
-        raise ConflictError(
-            f"{draft.id.name} is published by too many others at once; the draft was not committed. Try again."
-        )
+        began, losses, last = time.monotonic(), 0, latest()
+        done = self._committed(draft, last) or self._try(draft, content, last + 1)
+        while not done:
+            losses += 1
+            if time.monotonic() - began > PATIENCE_S:
+                raise ConflictError(
+                    f"{draft.id.name} is published by too many others at once: {losses} numbers were lost to them in "
+                    f"{PATIENCE_S:g} s. The draft was not committed. Try again."
+                )
+            # A random pause, so that those who lost together do not meet again.
+            time.sleep(random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(losses, 10))))  # noqa: S311
+            last = self._log.last_after(draft.id.mid, last + 1)
+            done = self._try(draft, content, last + 1)
+        draft.release()
+        return done
 
     def _committed(self, draft: Draft, last: int) -> tuple[VersionId, Manifest] | None:
         """Return the version that this draft became already, looking at the newest few."""

@@ -123,6 +123,19 @@ class SignedLog:
         """Return the highest number below `prefix`, 0 when there is none."""
         return max((names.last_number(name) for name in self._store.list(prefix)), default=0)
 
+    def last_after(self, mid: str, seq: int) -> int:
+        """Return the highest version number, from one that exists on; numbers have no gaps."""
+        while self._is_taken(mid, seq + 1):
+            seq += 1
+        return seq
+
+    def _is_taken(self, mid: str, seq: int) -> bool:
+        try:
+            self._store.head(names.record_name(mid, seq))
+        except NotFoundError:
+            return False
+        return True
+
     def commit(self, mid: str, seq: int, *, what: str, expect: str | None = None) -> tuple[CommitRecord, str]:
         """Return a verified commit record and its digest.
 
