@@ -16,7 +16,7 @@ SPILL = f"""
 import pathlib, sys, tempfile
 import numpy as np, ray
 from lightmill.settings import Settings
-from lightmill.wiring.spilling import job_spill_folder
+from lightmill.spilling import job_spill_folder
 canary = {CANARY!r}
 with job_spill_folder(Settings.read()) as folder:
     options = {{"object_store_memory": 80_000_000, "num_cpus": 1, "include_dashboard": False}}

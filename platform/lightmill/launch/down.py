@@ -9,7 +9,7 @@ import psutil
 from lightmill.errors import NotFoundError, RequestError
 from lightmill.launch.state import PlatformState, platform_processes, read_state
 from lightmill.settings import Settings
-from lightmill.wiring.spilling import remove_node_spill
+from lightmill.spilling import remove_node_spill
 
 GRACE_S = 8.0
 KILL_S = 10.0

@@ -34,7 +34,7 @@ from lightmill.launch.state import (
 )
 from lightmill.records.base import now_iso
 from lightmill.settings import Settings
-from lightmill.wiring.spilling import node_spill_folder
+from lightmill.spilling import node_spill_folder
 
 RAY_START_S = 180
 CONTROL_START_S = 240

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lightmill.settings import Settings
-from lightmill.wiring.spilling import job_spill_folder
+from lightmill.spilling import job_spill_folder
 
 logger = logging.getLogger("lightmill.session")
 

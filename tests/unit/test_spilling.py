@@ -10,7 +10,7 @@ import pytest
 
 from lightmill.errors import RequestError
 from lightmill.settings import Settings
-from lightmill.wiring.spilling import job_spill_folder, node_spill_folder
+from lightmill.spilling import job_spill_folder, node_spill_folder
 
 
 def test_a_new_ray_begins_without_what_another_left(tmp_path: Path) -> None:
