@@ -1,0 +1,129 @@
+"""Mean and deviation of a column as exact integer sums, which do not depend on the order in which rows come.
+
+Each value is written in digits of 18 bits at fixed binary places, and the sums of digits and of products of digits
+are added up as integers. Only the four digits from the place of the column's largest magnitude down count: at least
+54 bits, so what is left out of a value is below 2^-54 of that magnitude, and below 2^-954. Products of two digits stay
+below 2^36, so that float64 adds up to 2^17 of them without rounding, in whatever order the processor likes. The idea
+is that of J. Demmel and H. D. Nguyen, "Fast reproducible floating-point summation", ARITH 2013.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from lightmill.models.preparation.columns import present
+
+_BITS = 18
+_DIGITS = 4
+_LOWEST, _HIGHEST = -50, 56
+_TILE = 16_384
+
+Floats = npt.NDArray[np.float64]
+
+
+class Moments:
+    """Count, sum and sum of squares of a column's values; they add up over blocks in any order to the same bits."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._top = _LOWEST
+        self._sums: dict[int, int] = {}
+        self._products: dict[tuple[int, int], int] = {}
+
+    def add(self, column: pa.ChunkedArray, name: str, step: str) -> None:
+        """Take the values of a column that are not missing.
+
+        Raises:
+            RequestError: The column holds no numbers, or an infinity.
+        """
+        values = present(column, name, step)
+        if not len(values):
+            return
+        self.count += len(values)
+        largest = max(-float(values.min()), float(values.max()))
+        top = min(max((math.frexp(largest)[1] - 1) // _BITS, _LOWEST), _HIGHEST)
+        digits = np.empty((_DIGITS, min(_TILE, len(values))))
+        for start in range(0, len(values), _TILE):
+            self._add_tile(values[start : start + _TILE], top, digits)
+        self._raise_to(max(self._top, top))
+
+    def _add_tile(self, values: Floats, top: int, digits: Floats) -> None:
+        rest, used = values.copy(), 0
+        for place in range(top, top - _DIGITS, -1):
+            digit = digits[used, : len(values)]
+            np.multiply(rest, math.ldexp(1.0, -_BITS * place), out=digit)
+            np.trunc(digit, out=digit)
+            rest -= digit * math.ldexp(1.0, _BITS * place)
+            used += 1
+            if used < _DIGITS and not rest.any():
+                break
+        for i in range(used):
+            first = digits[i, : len(values)]
+            self._sums[top - i] = self._sums.get(top - i, 0) + int(first.sum())
+            for j in range(i, used):
+                key = (top - i, top - j)
+                self._products[key] = self._products.get(key, 0) + int(first @ digits[j, : len(values)])
+
+    def _raise_to(self, top: int) -> None:
+        """Leave out the digits below the four that count."""
+        self._top, last = top, top - _DIGITS
+        self._sums = {place: n for place, n in self._sums.items() if place > last}
+        self._products = {places: n for places, n in self._products.items() if places[1] > last}
+
+    def __add__(self, other: Moments) -> Moments:
+        both = Moments()
+        both.count = self.count + other.count
+        for part in (self, other):
+            for place, n in part._sums.items():
+                both._sums[place] = both._sums.get(place, 0) + n
+            for places, n in part._products.items():
+                both._products[places] = both._products.get(places, 0) + n
+        both._raise_to(max(self._top, other._top))
+        return both
+
+    def mean_and_std(self) -> tuple[float, float]:
+        """Return the mean and the population standard deviation, each the float64 nearest to the exact sums' one.
+
+        There is at least one value.
+        """
+        base = self._top - _DIGITS + 1
+        total = sum(n << _BITS * (place - base) for place, n in self._sums.items())
+        squares = sum((n if a == b else 2 * n) << _BITS * (a + b - 2 * base) for (a, b), n in self._products.items())
+        unit = Fraction(2) ** (_BITS * base)
+        spread = max(self.count * squares - total * total, 0)
+        # 64 binary places below the point keep the root of the smallest integer to full float64 precision.
+        root = Fraction(math.isqrt(spread << 128), 1 << 64)
+        return float(Fraction(total, self.count) * unit), float(root / self.count * unit)
+
+
+class Extremes:
+    """The smallest and largest value of a column; exact."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.minimum = math.inf
+        self.maximum = -math.inf
+
+    def add(self, column: pa.ChunkedArray, name: str, step: str) -> None:
+        """Take the values of a column that are not missing.
+
+        Raises:
+            RequestError: The column holds no numbers, or an infinity.
+        """
+        values = present(column, name, step)
+        if len(values):
+            self.count += len(values)
+            self.minimum = min(self.minimum, float(values.min()))
+            self.maximum = max(self.maximum, float(values.max()))
+
+    def __add__(self, other: Extremes) -> Extremes:
+        both = Extremes()
+        both.count = self.count + other.count
+        both.minimum = min(self.minimum, other.minimum)
+        both.maximum = max(self.maximum, other.maximum)
+        return both
