@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -75,7 +77,7 @@ def _change_tensor(column: pa.ChunkedArray, operation: Operation, stream: np.uin
             return tensor(_noisy(values, operation, stream, ids))
 
 
-def _crop(values: npt.NDArray[np.generic], padding: int, chance: npt.NDArray[np.float64]) -> npt.NDArray[np.generic]:
+def _crop(values: npt.NDArray[Any], padding: int, chance: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
     rows, height, width, _ = values.shape
     padded = np.pad(values, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     start = np.floor(chance * (2 * padding + 1)).astype(np.int64)
@@ -84,9 +86,7 @@ def _crop(values: npt.NDArray[np.generic], padding: int, chance: npt.NDArray[np.
     return padded[np.arange(rows)[:, None, None], down, across]
 
 
-def _noisy(
-    values: npt.NDArray[np.generic], operation: Operation, stream: np.uint64, ids: Ids
-) -> npt.NDArray[np.generic]:
+def _noisy(values: npt.NDArray[Any], operation: Operation, stream: np.uint64, ids: Ids) -> npt.NDArray[Any]:
     std = operation.std if isinstance(operation, Noise) else 0.0
     count = int(np.prod(values.shape[1:]))
     changed = values + std * normals(stream, ids, count).reshape(values.shape)

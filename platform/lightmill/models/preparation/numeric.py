@@ -196,10 +196,9 @@ class _Scratch:
                     np.isnan(x, out=mask)
                     np.copyto(x, x.dtype.type(op.value), where=mask)
                 case _Limit():
-                    if op.minimum is not None:
-                        np.maximum(x, x.dtype.type(op.minimum), out=x)
-                    if op.maximum is not None:
-                        np.minimum(x, x.dtype.type(op.maximum), out=x)
+                    low = -np.inf if op.minimum is None else op.minimum
+                    high = np.inf if op.maximum is None else op.maximum
+                    np.clip(x, x.dtype.type(low), x.dtype.type(high), out=x)
                 case _Affine():
                     np.subtract(x, op.shift, out=wide, dtype=np.float64)
                     np.divide(wide, op.scale, out=wide)
@@ -207,6 +206,7 @@ class _Scratch:
                         np.multiply(wide, op.times, out=wide)
                     if op.plus != 0.0:
                         np.add(wide, op.plus, out=wide)
-                    np.copyto(narrow, wide, casting="same_kind")
-                    x = narrow
-        np.copyto(out, x, casting="same_kind")
+                    x = out if op is program[-1] else narrow
+                    np.copyto(x, wide, casting="same_kind")
+        if x is not out:
+            np.copyto(out, x, casting="same_kind")

@@ -21,7 +21,7 @@ from lightmill.models.preparation.columns import present
 _BITS = 18
 _DIGITS = 4
 _LOWEST, _HIGHEST = -50, 56
-_TILE = 16_384
+_TILE = 8192  # beyond 10,000 values a BLAS may start threads for a dot product
 
 Floats = npt.NDArray[np.float64]
 
@@ -53,12 +53,12 @@ class Moments:
         self._raise_to(max(self._top, top))
 
     def _add_tile(self, values: Floats, top: int, digits: Floats) -> None:
-        rest, used = values.copy(), 0
+        rest, whole, used = values.copy(), np.empty_like(values), 0
         for place in range(top, top - _DIGITS, -1):
             digit = digits[used, : len(values)]
             np.multiply(rest, math.ldexp(1.0, -_BITS * place), out=digit)
             np.trunc(digit, out=digit)
-            rest -= digit * math.ldexp(1.0, _BITS * place)
+            rest -= np.multiply(digit, math.ldexp(1.0, _BITS * place), out=whole)
             used += 1
             if used < _DIGITS and not rest.any():
                 break
