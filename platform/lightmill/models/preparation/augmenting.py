@@ -107,9 +107,6 @@ def _shake(column: pa.ChunkedArray, operation: Noise, stream: np.uint64, ids: Id
 def _drop_words(text: pa.Array, operation: TextDropout, stream: np.uint64, ids: Ids) -> pa.Array:
     """Leave words out; a loop over rows, since rows have different numbers of words."""
     split = [value.split() if value is not None else None for value in text.to_pylist()]
-    longest = max((len(words) for words in split if words), default=0)
-    if not longest:
-        return text
     changed = [
         words and _without(words, uniforms(stream, ids[i : i + 1], len(words))[0], operation.probability)
         for i, words in enumerate(split)
