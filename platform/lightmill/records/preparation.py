@@ -18,6 +18,7 @@ FAMILY_MAX = 100_000
 REGEX_MAX = 1000
 EXPRESSION_MAX = 10_000
 CATEGORIES_MAX = 10_000
+PIXELS_MAX = 178_956_970  # beyond, Pillow itself refuses
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -224,7 +225,7 @@ class ImageDecode(Record):
     column: str = Field(min_length=1)
     source: Literal["bytes", "path"] = "bytes"
     mode: Literal["L", "RGB", "RGBA"] = "RGB"
-    max_pixels: int = Field(default=50_000_000, ge=1, le=1 << 30)
+    max_pixels: int = Field(default=50_000_000, ge=1, le=PIXELS_MAX)
     max_bytes: int = Field(default=64 << 20, ge=1, le=1 << 30)
     on_error: Literal["fail", "null"] = "fail"
 

@@ -67,6 +67,6 @@ def _hashed(values: pa.Array) -> list[Words]:
     table: npt.NDArray[np.uint64] = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
     places = np.asarray(pc.fill_null(coded.indices, 0).to_numpy(zero_copy_only=False))
     if not len(table):
-        return [np.zeros(len(values), dtype=np.uint64)]
+        return [np.zeros(len(values), dtype=np.uint64), np.zeros(len(values), dtype=np.uint64)]
     null = np.asarray(values.is_null().to_numpy(zero_copy_only=False))
     return [table[places, 0], np.where(null, np.uint64(0), table[places, 1])]

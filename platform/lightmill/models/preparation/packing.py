@@ -39,9 +39,9 @@ class Packer:
             lengths = lengths + 1
         self._ids = np.concatenate([self._ids, values])
         self._rows = np.concatenate([self._rows, np.repeat(source, lengths)])
-        documents = np.arange(self._seen, self._seen + len(lengths))
+        documents = self._seen + np.cumsum(lengths > 0) - 1  # a row without tokens takes no number
         self._documents = np.concatenate([self._documents, np.repeat(documents, lengths)])
-        self._seen += len(lengths)
+        self._seen += int((lengths > 0).sum())
         return self._take(len(self._ids) // self._step.length)
 
     def finish(self) -> pa.Table:

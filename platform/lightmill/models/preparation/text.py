@@ -7,11 +7,11 @@ import pyarrow as pa
 from lightmill.errors import RequestError
 from lightmill.models.preparation.columns import texts, with_column
 from lightmill.models.preparation.kernels import pc
-from lightmill.records.preparation import TextNormalize
+from lightmill.records.preparation import Replacement, TextNormalize
 
 TEXT_BYTES_MAX = 1 << 30
 _MARKS = r"\p{Mn}+"
-_SPACES = r"[\s\p{Z}\x{85}]+"
+_SPACES = r"[\s\p{Z}\x0b\x1c-\x1f\x{85}]+"
 
 
 class Normalizer:
@@ -53,12 +53,23 @@ class Normalizer:
             text = pc.replace_substring_regex(pc.utf8_normalize(text, form="NFD"), pattern=_MARKS, replacement="")
             text = pc.utf8_normalize(text, form=step.unicode or "NFC")
         for rule in step.replace:
+            _check_growth(text, rule, name)
             text = pc.replace_substring_regex(text, pattern=rule.pattern, replacement=rule.replacement)
-            if text.nbytes > TEXT_BYTES_MAX:
-                raise RequestError(
-                    f"Step 'text_normalize': replacing {rule.pattern!r} in column {name!r} makes {text.nbytes:,} bytes "
-                    f"of text in one block; the limit is {TEXT_BYTES_MAX:,}. Shorten the replacement."
-                )
         if step.whitespace:
             text = pc.utf8_trim(pc.replace_substring_regex(text, pattern=_SPACES, replacement=" "), characters=" ")
         return text
+
+
+def _check_growth(text: pa.Array, rule: Replacement, name: str) -> None:
+    """Refuse a replacement before it fills the memory; matches are counted only where they could matter."""
+    added = len(rule.replacement.encode())
+    groups = rule.replacement.count("\\")
+    if text.nbytes * (1 + added + groups) + len(text) * added <= TEXT_BYTES_MAX:
+        return
+    matches = pc.sum(pc.count_substring_regex(text, pattern=rule.pattern)).as_py() or 0
+    most = text.nbytes * (1 + groups) + matches * added
+    if most > TEXT_BYTES_MAX:
+        raise RequestError(
+            f"Step 'text_normalize': replacing {rule.pattern!r} in column {name!r} may make {most:,} bytes of text in one "
+            f"block; the limit is {TEXT_BYTES_MAX:,}. Shorten the replacement, or read smaller blocks."
+        )

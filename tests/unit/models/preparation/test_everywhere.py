@@ -52,7 +52,9 @@ PER_ROW: dict[str, list[dict[str, Any]]] = {
         {"step": "features", "columns": ["x", "kind", "y", "n"], "keep": False},
     ],
     "augment": [{"step": "augment", "columns": ["y"], "operations": [{"op": "noise", "std": 1}]}],
-    "augment text": [{"step": "augment", "columns": ["text"], "operations": [{"op": "text_dropout", "probability": 0.5}]}],
+    "augment text": [
+        {"step": "augment", "columns": ["text"], "operations": [{"op": "text_dropout", "probability": 0.5}]}
+    ],
     "augment image": [
         {"step": "image_decode", "column": "image"},
         {"step": "image_resize", "column": "image", "height": 4, "width": 4},

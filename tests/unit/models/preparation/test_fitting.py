@@ -184,7 +184,7 @@ def test_nothing_to_fit_on_is_refused(declared: dict[str, Any], values: list[flo
 @pytest.mark.parametrize("declared", [FITTING[0], FITTING[1], FITTING[4], FITTING[5]], ids=lambda d: d["step"])
 def test_infinities_are_refused_or_told(declared: dict[str, Any]) -> None:
     values = [float("inf"), float("inf"), 1.0]
-    table = pa.table({name: values for name in declared["columns"]})
+    table = pa.table(dict.fromkeys(declared["columns"], values))
     with pytest.raises(RequestError, match=r"infinite|not finite"):
         fitted(table, declared)
 

@@ -33,7 +33,11 @@ AUGMENT = {"step": "augment", "columns": ["x"], "operations": [{"op": "noise", "
         ([IMPUTE, OTHER, STANDARDIZE, ENCODE], [(0, 1, 3), (2,)], [(), (0,)]),
         ([IMPUTE, FILTER, OTHER], [(0,), (2,)], [(), (0, 1)]),
         ([OTHER, {**FILTER, "where": "x > 0"}, STANDARDIZE], [(0, 2)], [(1,)]),
-        ([IMPUTE, DERIVE, {"step": "clip", "columns": ["z"], "lower_quantile": 0.1}, ENCODE], [(0, 3), (2,)], [(), (0, 1)]),
+        (
+            [IMPUTE, DERIVE, {"step": "clip", "columns": ["z"], "lower_quantile": 0.1}, ENCODE],
+            [(0, 3), (2,)],
+            [(), (0, 1)],
+        ),
         ([UNIQUE, STANDARDIZE], [(0,), (1,)], [(), (0,)]),
         ([IMPUTE, PYTHON, OTHER], [(0,), (2,)], [(), (0, 1)]),
         ([AUGMENT, STANDARDIZE], [(1,)], [()]),
