@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,6 +87,7 @@ class Preparation:
                 tokenizer is refused.
             IntegrityError: A tokenizer is not the one that the record names.
         """
+        self._made_of = (record, resources, dropped)
         given = resources or Resources()
         empty = np.empty(0, dtype=np.int64)
         self._steps: list[Apply | Augment] = []
@@ -101,6 +102,9 @@ class Preparation:
             left_out = (dropped or {}).get(place, empty)
             self._steps.append(step if isinstance(step, Augment) else ready(step, given, left_out))
         self._flush(numeric)
+
+    def __reduce__(self) -> tuple[Callable[..., Preparation], tuple[object, ...]]:
+        return _again, self._made_of
 
     def _flush(self, numeric: list[NumericStep]) -> None:
         if numeric:
@@ -172,11 +176,8 @@ def ready(step: FittedStep, resources: Resources, dropped: Ids) -> Apply:
             return lambda table: table
 
 
-def apply_each(steps: Iterable[Apply], table: pa.Table) -> pa.Table:
-    """Return the table after all steps, in order."""
-    for step in steps:
-        table = step(table)
-    return table
+def _again(record: FittedPreparation, resources: Resources | None, dropped: Mapping[int, Ids] | None) -> Preparation:
+    return Preparation(record, resources=resources, dropped=dropped)
 
 
 def _with_ids(table: pa.Table, row_ids: Ids) -> pa.Table:

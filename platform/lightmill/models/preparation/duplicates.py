@@ -1,6 +1,6 @@
 """Which rows repeat others, over the whole of a dataset: what blocks report adds up in any order.
 
-A row costs 24 bytes (exact) or 4 bytes for each hash and 9 more (near_text: 521 with 128 hashes) in the driver.
+A row costs 25 bytes (exact) or 4 bytes for each hash and 9 more (near_text: 521 with 128 hashes) in the driver.
 """
 
 from __future__ import annotations

@@ -162,7 +162,10 @@ def _alike(a: list[Any]) -> list[Any]:
         return [_boolean(x) for x in a]
     if not known:
         return [x.cast(pa.bool_()) for x in a]
-    if any(is_text(x.type) for x in known) and not all(pa.types.is_temporal(x.type) or is_text(x.type) for x in known):
+    if any(pa.types.is_temporal(x.type) for x in known):
+        kind = next(x.type for x in known if pa.types.is_temporal(x.type))
+        return [x.cast(kind) if is_text(x.type) or pa.types.is_null(x.type) else x for x in a]
+    if any(is_text(x.type) for x in known):
         raise pa.ArrowTypeError("text and numbers do not compare")
     return a
 

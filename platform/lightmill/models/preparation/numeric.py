@@ -69,12 +69,11 @@ class NumericRun:
         Raises:
             RequestError: A column is missing or holds no numbers, or a filled value is not of its type.
         """
-        flags = {name: missing_in(column_of(table, name, "impute")) for name in self._indicators}
+        for name in self._indicators:
+            table = with_column(table, f"{name}_missing", missing_in(column_of(table, name, "impute")))
         for name, program in self._programs.items():
             column = column_of(table, name, self._names[name])
             table = with_column(table, name, _run(column, program, name, self._names[name]))
-        for name, flag in flags.items():
-            table = with_column(table, f"{name}_missing", flag)
         return table
 
 

@@ -70,6 +70,6 @@ def _check_growth(text: pa.Array, rule: Replacement, name: str) -> None:
     most = text.nbytes * (1 + groups) + matches * added
     if most > TEXT_BYTES_MAX:
         raise RequestError(
-            f"Step 'text_normalize': replacing {rule.pattern!r} in column {name!r} may make {most:,} bytes of text in one "
-            f"block; the limit is {TEXT_BYTES_MAX:,}. Shorten the replacement, or read smaller blocks."
+            f"Step 'text_normalize': replacing {rule.pattern!r} in column {name!r} may make {most:,} bytes of text in "
+            f"one block; the limit is {TEXT_BYTES_MAX:,}. Shorten the replacement, or read smaller blocks."
         )

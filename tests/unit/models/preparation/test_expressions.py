@@ -81,6 +81,9 @@ def values(text: str) -> list[Any]:
         ("t = true", [True, False, None, True]),
         ("a >= 1 AND NOT (a >= 2)", [True, False, None, False]),
         ("a+1=2", [True, False, None, False]),
+        ("day >= '1970-01-02'", [False, True, None, True]),
+        ("day in ('1970-01-01')", [True, False, None, False]),
+        ("day = null", [None] * 4),
     ],
 )
 def test_what_expressions_mean(text: str, wanted: list[Any]) -> None:
@@ -120,6 +123,8 @@ def test_what_expressions_mean(text: str, wanted: list[Any]) -> None:
         ("__import__('os')", "there is no function"),
         ("a[0]", "is not understood"),
         ("lambda x", "does not belong here"),
+        ("day > 'soon'", "position 5: '>' of date32"),
+        ("day > 1", "position 5: '>' of date32"),
     ],
 )
 def test_what_is_refused_and_where(text: str, says: str) -> None:
@@ -178,12 +183,13 @@ def without_places(node: Node) -> Any:
 
 
 @given(TREES)
+@settings(max_examples=50)
 def test_a_rendered_tree_parses_to_itself(tree: Node) -> None:
     assert without_places(parse(render(tree))) == without_places(tree)
 
 
 @given(TREES)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_tree_computes_or_is_refused(tree: Node) -> None:
     try:
         found = Expression(render(tree)).values(TABLE)
@@ -203,7 +209,7 @@ PIECES = ["a", "b", "'x'", "1", "2.5", "(", ")", ",", "and", "or", "not", "in", 
         st.lists(st.sampled_from([*PIECES, "-", "+", "%", "length", "contains", '"a"']), max_size=14).map(" ".join),
     )
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_any_text_computes_or_is_refused(text: str) -> None:
     try:
         found = Expression(text).values(TABLE)

@@ -37,7 +37,7 @@ FITTING: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("declared", FITTING, ids=lambda d: f"{d['step']} {d.get('with', d.get('how', ''))}".strip())
 @given(table=TABLES, data=st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_order_and_size_of_blocks_do_not_matter(declared: dict[str, Any], table: pa.Table, data: st.DataObject) -> None:
     (step,) = steps(declared)
     whole = begin(step)

@@ -70,6 +70,17 @@ def test_types_stay_where_values_fit() -> None:
         prepare(table, {"step": "impute", "columns": ["u"], "with": "constant", "value": 1000})
 
 
+def test_an_indicator_says_where_values_were_missing_and_can_be_used_at_once() -> None:
+    table = pa.table({"x": [1.0, None, float("nan"), 4.0]})
+    made = prepare(
+        table,
+        {"step": "clip", "columns": ["x"], "minimum": 2},
+        {"step": "impute", "columns": ["x"], "with": "constant", "value": 0, "indicator": True},
+        {"step": "min_max", "columns": ["x_missing"], "low": -1},
+    )
+    assert made.to_pydict() == {"x": [2.0, 0.0, 0.0, 4.0], "x_missing": [-1.0, 1.0, 1.0, -1.0]}
+
+
 def test_constants_do_not_divide_by_zero() -> None:
     table = pa.table({"x": [5.0, 5.0]})
     assert prepare(table, {"step": "standardize", "columns": ["x"]}).column("x").to_pylist() == [0, 0]

@@ -16,6 +16,7 @@ OTHER = {"step": "standardize", "columns": ["y"]}
 ENCODE = {"step": "one_hot", "columns": ["kind"]}
 FILTER = {"step": "filter", "where": "x > 0"}
 DERIVE = {"step": "derive", "column": "z", "value": "x + y"}
+CLIP = {"step": "clip", "columns": ["z"], "lower_quantile": 0.1}
 UNIQUE = {"step": "deduplicate", "columns": ["y"]}
 FEATURES = {"step": "features", "columns": ["x", "y"]}
 PYTHON = {"step": "python", "function": "a:b"}

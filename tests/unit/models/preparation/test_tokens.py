@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def test_packing_loses_nothing_whatever_the_tables(
     step = Pack(length=length, separator=separator)
     packer, parts = Packer(step), []
     bounds = [0, *sorted(cut for cut in cuts if cut < len(rows)), len(rows)]
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         parts.append(packer.add(table.slice(start, end - start)))
     whole = pa.concat_tables([*parts, packer.finish()])
     at_once = Packer(step)
