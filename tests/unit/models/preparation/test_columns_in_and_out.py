@@ -76,7 +76,7 @@ def normalized(text: str | None, **more: Any) -> str | None:
 
 
 @given(st.text())
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_normal_forms_are_those_of_the_standard_library(text: str) -> None:
     known = "".join(c for c in text if unicodedata.category(c) not in ("Cn", "Cs"))
     assert normalized(known, whitespace=False) == unicodedata.normalize("NFKC", known)
@@ -120,7 +120,7 @@ def test_a_pattern_that_blows_up_elsewhere_is_linear_here() -> None:
 def test_replacements_cannot_fill_the_memory() -> None:
     grow = {"pattern": "a", "replacement": "a" * 1000}
     with pytest.raises(RequestError, match="1,073,741,824"):
-        normalized("a" * 10, replace=[grow] * 3)
+        normalized("a" * 2000, replace=[grow] * 2)
 
 
 def test_features_stand_in_declared_order() -> None:

@@ -226,6 +226,7 @@ def sql_and(x: bool | None, y: bool | None) -> bool | None:
 
 
 @given(st.lists(st.tuples(BOOLEANS, BOOLEANS), min_size=1))
+@settings(max_examples=50)
 def test_logic_has_three_values(rows: list[tuple[bool | None, bool | None]]) -> None:
     table = pa.table({"x": pa.array([x for x, _ in rows], pa.bool_()), "y": pa.array([y for _, y in rows], pa.bool_())})
     assert Expression("x and y").values(table).to_pylist() == [sql_and(x, y) for x, y in rows]
@@ -236,6 +237,7 @@ def test_logic_has_three_values(rows: list[tuple[bool | None, bool | None]]) -> 
 
 
 @given(st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), min_size=1))
+@settings(max_examples=50)
 def test_arithmetic_is_that_of_python(rows: list[tuple[int, int]]) -> None:
     table = pa.table({"x": [x for x, _ in rows], "y": [y for _, y in rows]})
     assert Expression("(x + y) * x - -y").values(table).to_pylist() == [(x + y) * x + y for x, y in rows]

@@ -25,7 +25,7 @@ STEPS: list[dict[str, Any]] = [
 
 
 @given(TABLES, st.lists(st.sampled_from(STEPS), min_size=1, max_size=5))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_run_gives_what_its_steps_give_one_by_one(table: pa.Table, declared: list[dict[str, Any]]) -> None:
     record = fitted(table, *declared).record()
     one_by_one = table

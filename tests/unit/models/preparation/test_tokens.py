@@ -130,7 +130,7 @@ def test_a_row_may_fill_many_sequences() -> None:
     st.one_of(st.none(), st.just(100)),
     st.sets(st.integers(0, 12)),
 )
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_packing_loses_nothing_whatever_the_tables(
     rows: list[list[int]], length: int, separator: int | None, cuts: set[int]
 ) -> None:
