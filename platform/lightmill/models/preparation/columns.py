@@ -77,12 +77,22 @@ def present(column: pa.ChunkedArray, name: str, step: str, *, finite: bool = Tru
     known = ~np.isnan(values)
     if not known.all():
         values = values[known]
-    if finite and len(values) and not np.isfinite(values.sum()) and not np.isfinite(values).all():
+    if finite:
+        check_finite(values, name, step)
+    return values
+
+
+def check_finite(values: npt.NDArray[np.float64], name: str, step: str) -> None:
+    """Check values of a column, none of which is NaN.
+
+    Raises:
+        RequestError: One of them is an infinity.
+    """
+    if not np.isfinite(values.sum()) and not np.isfinite(values).all():
         raise RequestError(
             f"Step {step!r}: column {name!r} holds an infinite value, on which nothing can be fitted. Put a `clip` "
             "with fixed limits or a `filter` before this step."
         )
-    return values
 
 
 def texts(table: pa.Table, name: str, step: str) -> pa.Array:

@@ -131,7 +131,7 @@ def begin(step: Fitting) -> Accumulator:
         case OneHot() | Ordinal():
             return _Encode(step, {name: Counts() for name in step.columns})
         case Impute(method="mean"):
-            return _Mean(step, {name: Moments() for name in step.columns})
+            return _Mean(step, {name: Moments(squares=False) for name in step.columns})
         case Impute(method="median"):
             return _Median(step, {name: Histogram() for name in step.columns})
         case Impute():
@@ -219,7 +219,7 @@ class _Impute(_ByColumn[Impute]):
 
 class _Mean(_Impute):
     def finish(self) -> FittedImpute:
-        return self.filled([summary.mean_and_std()[0] for summary in self.known()])
+        return self.filled([summary.mean() for summary in self.known()])
 
 
 class _Median(_Impute):

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from lightmill.models.preparation.columns import present
+from lightmill.models.preparation.columns import check_finite, floats, present
 
 _BITS = 18
 _DIGITS = 4
@@ -27,10 +27,14 @@ Floats = npt.NDArray[np.float64]
 
 
 class Moments:
-    """Count, sum and sum of squares of a column's values; they add up over blocks in any order to the same bits."""
+    """Count, sum and sum of squares of a column's values; they add up over blocks in any order to the same bits.
 
-    def __init__(self) -> None:
+    Without `squares` only the mean is asked for, at half the cost.
+    """
+
+    def __init__(self, *, squares: bool = True) -> None:
         self.count = 0
+        self._squares = squares
         self._top = _LOWEST
         self._sums: dict[int, int] = {}
         self._products: dict[tuple[int, int], int] = {}
@@ -41,10 +45,15 @@ class Moments:
         Raises:
             RequestError: The column holds no numbers, or an infinity.
         """
-        values = present(column, name, step)
-        if not len(values):
+        values = floats(column, name, step)
+        missing = np.isnan(values)
+        absent = int(np.count_nonzero(missing))
+        if absent == len(values):
             return
-        self.count += len(values)
+        if absent:
+            values = np.where(missing, 0.0, values)  # 0 adds nothing, and takes less time than leaving values out
+        check_finite(values, name, step)
+        self.count += len(values) - absent
         largest = max(-float(values.min()), float(values.max()))
         top = min(max((math.frexp(largest)[1] - 1) // _BITS, _LOWEST), _HIGHEST)
         digits = np.empty((_DIGITS, min(_TILE, len(values))))
@@ -65,7 +74,7 @@ class Moments:
         for i in range(used):
             first = digits[i, : len(values)]
             self._sums[top - i] = self._sums.get(top - i, 0) + int(first.sum())
-            for j in range(i, used):
+            for j in range(i, used if self._squares else i):
                 key = (top - i, top - j)
                 self._products[key] = self._products.get(key, 0) + int(first @ digits[j, : len(values)])
 
@@ -76,7 +85,7 @@ class Moments:
         self._products = {places: n for places, n in self._products.items() if places[1] > last}
 
     def __add__(self, other: Moments) -> Moments:
-        both = Moments()
+        both = Moments(squares=self._squares)
         both.count = self.count + other.count
         for part in (self, other):
             for place, n in part._sums.items():
@@ -86,19 +95,27 @@ class Moments:
         both._raise_to(max(self._top, other._top))
         return both
 
-    def mean_and_std(self) -> tuple[float, float]:
-        """Return the mean and the population standard deviation, each the float64 nearest to the exact sums' one.
+    def mean(self) -> float:
+        """Return the mean, the float64 nearest to that of the exact sum. There is at least one value."""
+        return float(Fraction(self._total(), self.count) * self._unit())
 
-        There is at least one value.
-        """
-        base = self._top - _DIGITS + 1
-        total = sum(n << _BITS * (place - base) for place, n in self._sums.items())
+    def mean_and_std(self) -> tuple[float, float]:
+        """Return the mean and the population standard deviation, from exact sums. There is at least one value."""
+        base, total = self._top - _DIGITS + 1, self._total()
         squares = sum((n if a == b else 2 * n) << _BITS * (a + b - 2 * base) for (a, b), n in self._products.items())
-        unit = Fraction(2) ** (_BITS * base)
         spread = max(self.count * squares - total * total, 0)
         # 64 binary places below the point keep the root of the smallest integer to full float64 precision.
         root = Fraction(math.isqrt(spread << 128), 1 << 64)
-        return float(Fraction(total, self.count) * unit), float(root / self.count * unit)
+        return self.mean(), float(root / self.count * self._unit())
+
+    def _unit(self) -> Fraction:
+        """Return the value of 1 in the lowest digit that counts."""
+        return Fraction(2) ** (_BITS * (self._top - _DIGITS + 1))
+
+    def _total(self) -> int:
+        """Return the sum of all values in that unit."""
+        base = self._top - _DIGITS + 1
+        return sum(n << _BITS * (place - base) for place, n in self._sums.items())
 
 
 class Extremes:

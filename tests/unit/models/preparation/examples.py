@@ -77,7 +77,7 @@ ROWS = st.lists(
         }
     ),
     min_size=1,
-    max_size=12,
+    max_size=7,
 )
 SCHEMA = pa.schema(
     [
