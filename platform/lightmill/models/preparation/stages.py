@@ -1,0 +1,278 @@
+"""How many passes over the data a fit takes, and what happens in each.
+
+A step is fitted in the first pass in which everything before it that it depends on is known: the steps that write a
+column which it reads, and those that decide which rows there are. Steps that do not depend on one another share a
+pass. `augment` is left out: steps behind it are fitted on rows as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from lightmill.errors import RequestError
+from lightmill.models.preparation.applying import Apply, Ids, Resources, ready
+from lightmill.models.preparation.fitting import Accumulator, begin, fitted_from_data, settled
+from lightmill.models.preparation.syntax import columns_in, parse
+from lightmill.records.fitted import CHANGES_ROWS, FittedPreparation, FittedStep
+from lightmill.records.preparation import (
+    Augment,
+    Clip,
+    Deduplicate,
+    Derive,
+    Features,
+    Filter,
+    ImageDecode,
+    ImageResize,
+    Impute,
+    MinMax,
+    OneHot,
+    Ordinal,
+    Pack,
+    Python,
+    Standardize,
+    Step,
+    TextNormalize,
+    Tokenize,
+)
+
+Names = frozenset[str] | None  # None: all columns, whatever they are called
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One pass over the data: the places of the steps that are fitted in it, and of those applied on the way."""
+
+    number: int
+    fits: tuple[int, ...]
+    applies: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What fitting found, by the place of the step: its fitted form, and the rows that it leaves out."""
+
+    steps: Mapping[int, FittedStep] = field(default_factory=dict)
+    dropped: Mapping[int, Ids] = field(default_factory=dict)
+
+    def __or__(self, other: Found) -> Found:
+        return Found(steps={**self.steps, **other.steps}, dropped={**self.dropped, **other.dropped})
+
+    def record(self) -> FittedPreparation:
+        """Return the fitted preparation; every step has been fitted."""
+        return FittedPreparation(steps=tuple(self.steps[place] for place in range(len(self.steps))))
+
+
+def stages(declared: Sequence[Step]) -> tuple[Stage, ...]:
+    """Return the passes that fitting takes, as few as the steps allow; none if no step is fitted from data.
+
+    Raises:
+        RequestError: An expression is not in the language.
+    """
+    fits_in, ready_in = _levels(declared)
+    return tuple(
+        Stage(
+            number=number,
+            fits=tuple(place for place, level in fits_in.items() if level == number),
+            applies=_applied(declared, fits_in, ready_in, number),
+        )
+        for number in range(max(fits_in.values(), default=-1) + 1)
+    )
+
+
+class StageFitter:
+    """One pass made ready: `measure` each table wherever it is, add the results up, `finish`. It pickles small."""
+
+    def __init__(
+        self, declared: Sequence[Step], stage: Stage, known: Found, resources: Resources | None = None
+    ) -> None:
+        """Prepare the pass; `known` has the fitted form of every step that the stage applies."""
+        self._declared = tuple(declared)
+        self._stage = stage
+        self._known = known
+        self._resources = resources or Resources()
+        self._ready: dict[int, Apply] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_ready": {}}
+
+    def measure(self, table: pa.Table) -> StageSums:
+        """Return what a table of the training split adds to the fit.
+
+        Raises:
+            RequestError: The table does not fit a step.
+        """
+        found: dict[int, Accumulator] = {}
+        for place in sorted((*self._stage.fits, *self._stage.applies)):
+            if place in self._stage.applies:
+                table = self._apply(place, table)
+                continue
+            found[place] = self._begin(place)
+            found[place].add(table)
+        return StageSums(found)
+
+    def begin(self) -> StageSums:
+        """Return the sums of no rows, to which those of tables are added."""
+        return StageSums({place: self._begin(place) for place in self._stage.fits})
+
+    def _begin(self, place: int) -> Accumulator:
+        step = self._declared[place]
+        if not isinstance(step, Impute | Clip | Standardize | MinMax | OneHot | Ordinal | Deduplicate):
+            raise TypeError(f"step {step.step!r} is not fitted from data")
+        return begin(step)
+
+    def _apply(self, place: int, table: pa.Table) -> pa.Table:
+        if place not in self._ready:
+            dropped = self._known.dropped.get(place, np.empty(0, dtype=np.int64))
+            self._ready[place] = ready(self._known.steps[place], self._resources, dropped)
+        return self._ready[place](table)
+
+
+class StageSums:
+    """The accumulators of one pass; they add up in any order, and pickle."""
+
+    def __init__(self, accumulators: dict[int, Accumulator]) -> None:
+        self._accumulators = accumulators
+
+    def __add__(self, other: StageSums) -> StageSums:
+        mine, others = self._accumulators, other._accumulators
+        return StageSums({place: mine[place] + others[place] for place in mine})
+
+    def finish(self) -> Found:
+        """Return what the pass found.
+
+        Raises:
+            RequestError: There was nothing to fit on.
+        """
+        dropped = {place: part.dropped() for place, part in self._accumulators.items()}
+        return Found(
+            steps={place: part.finish() for place, part in self._accumulators.items()},
+            dropped={place: ids for place, ids in dropped.items() if ids is not None},
+        )
+
+
+def settle(declared: Sequence[Step], folder: Path) -> Found:
+    """Return the fitted form of every step that needs no data; see `fitting.settled` for errors."""
+    return Found(
+        steps={place: settled(step, folder) for place, step in enumerate(declared) if not fitted_from_data(step)}
+    )
+
+
+def fit(
+    declared: Sequence[Step],
+    tables: Callable[[], Iterable[pa.Table]],
+    *,
+    folder: Path,
+    resources: Resources | None = None,
+) -> Found:
+    """Fit all steps in this process; `tables` gives the training split anew for every pass.
+
+    Raises:
+        NotFoundError: A tokenizer file is not in `folder`.
+        RequestError: A table does not fit a step, or there is nothing to fit on.
+    """
+    known = settle(declared, folder)
+    for stage in stages(declared):
+        fitter = StageFitter(declared, stage, known, resources)
+        total = fitter.begin()
+        for table in tables():
+            total = total + fitter.measure(table)
+        known = known | total.finish()
+    return known
+
+
+def _levels(declared: Sequence[Step]) -> tuple[dict[int, int], list[int]]:
+    """Return the pass in which each step is fitted, and for every step the first pass in which it can be applied."""
+    fits_in: dict[int, int] = {}
+    ready_in: list[int] = []
+    columns: dict[str, int] = {}
+    others, rows = 0, 0
+    for place, step in enumerate(declared):
+        read, written = _reads(step), _writes(step)
+        used = columns.values() if read is None else [columns.get(name, others) for name in read]
+        level = max(rows, others if read is None else 0, *used, 0)
+        if fitted_from_data(step):
+            fits_in[place] = level
+            level += 1
+        ready_in.append(level)
+        if written is None:
+            columns, others = {}, level
+        else:
+            columns.update(dict.fromkeys(written, level))
+        if step.step in CHANGES_ROWS:
+            rows = level
+    return fits_in, ready_in
+
+
+def _applied(
+    declared: Sequence[Step], fits_in: Mapping[int, int], ready_in: Sequence[int], number: int
+) -> tuple[int, ...]:
+    """Return the steps to apply in a pass: ready, before a fitted step, and of consequence for it."""
+    kept: list[int] = []
+    wanted: set[str] = set()
+    everything = False
+    for place in range(max(p for p, level in fits_in.items() if level == number), -1, -1):
+        step = declared[place]
+        read, written = _reads(step), _writes(step)
+        if fits_in.get(place) != number:
+            matters = written is None or everything or bool(wanted & written) or step.step in CHANGES_ROWS
+            if ready_in[place] > number or not matters or isinstance(step, Augment):
+                continue
+            kept.append(place)
+        everything = everything or read is None
+        wanted |= read or set()
+    return tuple(reversed(kept))
+
+
+def _reads(step: Step) -> Names:
+    match step:
+        case Filter():
+            return columns_in(parse(step.where))
+        case Derive():
+            return columns_in(parse(step.value))
+        case Python():
+            return None
+        case Tokenize() | ImageDecode() | ImageResize():
+            return frozenset({step.column})
+        case Pack():
+            return frozenset({step.column})
+        case _:
+            return frozenset(step.columns)
+
+
+def _writes(step: Step) -> Names:
+    match step:
+        case Impute():
+            return frozenset(step.columns) | {f"{name}_missing" for name in step.columns if step.indicator}
+        case Tokenize():
+            return frozenset({step.output} | ({f"{step.output}_mask"} if step.mask else set()))
+        case Derive() | ImageDecode() | ImageResize():
+            return frozenset({step.column})
+        case Features():
+            return frozenset({step.name}) | (frozenset() if step.keep else frozenset(step.columns))
+        case Clip() | Standardize() | MinMax() | OneHot() | Ordinal() | TextNormalize():
+            return frozenset(step.columns)
+        case Filter() | Deduplicate() | Augment():
+            return frozenset()
+        case Pack() | Python():
+            return None
+
+
+def check_order(declared: Sequence[Step]) -> None:
+    """Check what can be checked of a declared preparation without data.
+
+    Raises:
+        RequestError: An expression or a pattern is refused, or a step stands behind `pack`, which leaves no columns but
+            token ids.
+    """
+    stages(declared)
+    names = [step.step for step in declared]
+    if "pack" in names and names.index("pack") < len(names) - 1:
+        after = names[names.index("pack") + 1]
+        raise RequestError(
+            f"Step 'pack' must be the last one, since only token ids are left; {after!r} stands behind it."
+        )
