@@ -134,11 +134,7 @@ def fulfils(table: pa.Table, condition: Comparison) -> npt.NDArray[np.bool_]:
         raise RequestError(
             f"Column {condition.column!r} ({values.type}) does not compare with {condition.value!r}; change the value."
         ) from exc
-    there = (
-        pc.is_valid(values)
-        if not pa.types.is_floating(values.type)
-        else pc.invert(pc.is_null(values, nan_is_null=True))
-    )
+    there = pc.invert(pc.is_null(values, nan_is_null=pa.types.is_floating(values.type)))
     return pc.and_(pc.fill_null(found, False), there).to_numpy()
 
 
