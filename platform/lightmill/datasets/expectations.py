@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -78,8 +78,8 @@ class Judge:
         """Prepare the checks.
 
         Raises:
-            RequestError: A column is declared twice, a pattern is outside RE2, or a value is not of its column's
-                dtype.
+            RequestError: A column is declared twice, a pattern is outside RE2, or a value or limit is not of its
+                column's dtype.
         """
         checks = [(column, _Check(column, rules)) for column in columns]
         self._columns = [(name, column) for column in columns for name in column.names()]
@@ -112,16 +112,12 @@ class Judge:
             first_row: The row id of the first row where there is no column of them.
 
         Raises:
-            RequestError: A declared column that is not ignored is absent, a column is there twice, or a block holds
-                more than 2 GiB of text in one column.
+            RequestError: A declared column that is not ignored is absent, a column is there twice, `row_id` holds no
+                row ids, or a block holds more than 2 GiB of text in one column.
         """
         self._check_columns(table)
         rows = table.num_rows
-        row_id = (
-            table.column(ROW_ID).to_numpy().astype(np.int64)
-            if ROW_ID in table.column_names
-            else np.arange(first_row, first_row + rows, dtype=np.int64)
-        )
+        row_id = _row_ids(table, first_row)
         arrays: list[pa.Array] = []
         masks: list[tuple[int, int, Mask]] = []
         clipped: dict[str, int] = {}
@@ -213,6 +209,15 @@ def _twice(names: Sequence[str]) -> str:
     return next(name for index, name in enumerate(names) if name in names[:index])
 
 
+def _row_ids(table: pa.Table, first_row: int) -> npt.NDArray[np.int64]:
+    if ROW_ID not in table.column_names:
+        return np.arange(first_row, first_row + table.num_rows, dtype=np.int64)
+    found = table.column(ROW_ID)
+    if found.type != pa.int64() or found.null_count:
+        raise RequestError(f"The column {ROW_ID!r} numbers the rows, as int64 without nulls; rename it in the source.")
+    return found.to_numpy()
+
+
 def _single(table: pa.Table, name: str, column: ColumnRule, rows: int) -> pa.Array:
     """Return a column as one array; an ignored column that is absent is all null."""
     if name not in table.column_names:
@@ -270,7 +275,7 @@ class _Check:
     def __init__(self, column: ColumnRule, rules: RulesSpec) -> None:
         self._column = column
         self._clip = rules.out_of_range == "clip" and column.scalar in (*INTEGERS, *FLOATS) and not column.container
-        self._low, self._high = (_limit(limit, column) for limit in (column.minimum, column.maximum))
+        self._low, self._high = _limit(column, "minimum"), _limit(column, "maximum")
         self._values = _value_set(column)
         self._pattern = None if column.pattern is None else rf"\A(?:{column.pattern})\z"
         if self._pattern:
@@ -336,16 +341,31 @@ def _lengths(values: pa.Array) -> pa.Array:
     return pc.binary_length(values) if pa.types.is_binary(values.type) else pc.list_value_length(values)
 
 
-def _limit(limit: int | float | str | None, column: ColumnRule) -> pa.Scalar | None:
-    """Return a limit as a scalar that compares exactly: for integers the nearest integer inside."""
+def _limit(column: ColumnRule, side: Literal["minimum", "maximum"]) -> pa.Scalar | None:
+    """Return a limit in its column's type: of integers the nearest inside, None where all of the type is inside."""
+    limit: int | float | str | None = getattr(column, side)
     if limit is None:
         return None
     if column.scalar in TEMPORALS:
         found, failed = convert(pa.array([limit]), ColumnRule(name="limit", dtype=column.scalar))
         if failed.any():
-            raise RequestError(f"The limit {limit!r} of column {column.name!r} is no ISO 8601 {column.scalar}.")
+            raise RequestError(f"The {side} {limit!r} of column {column.name!r} is no ISO 8601 {column.scalar}.")
         return found[0]
-    return pa.scalar(float(limit), pa.float64())
+    kind = getattr(pa, column.scalar)()
+    if column.scalar in FLOATS:
+        return pa.scalar(np.dtype(column.scalar).type(limit), kind)
+    info = np.iinfo(column.scalar)
+    if side == "minimum":
+        whole = math.ceil(float(limit)) if isinstance(limit, float) else int(limit)
+        unreachable, idle = whole > info.max, whole < info.min
+    else:
+        whole = math.floor(float(limit)) if isinstance(limit, float) else int(limit)
+        unreachable, idle = whole < info.min, whole > info.max
+    if unreachable:
+        raise RequestError(
+            f"No {column.scalar} reaches the {side} {limit} of column {column.name!r}; change one of both."
+        )
+    return None if idle else pa.scalar(whole, kind)
 
 
 def _value_set(column: ColumnRule) -> pa.Array | None:
@@ -365,13 +385,12 @@ def _value_set(column: ColumnRule) -> pa.Array | None:
 def _clipped(values: pa.Array, low: pa.Scalar | None, high: pa.Scalar | None) -> tuple[pa.Array, int]:
     """Return numbers moved to their limits, and how many moved."""
     out, count = values, 0
-    for limit, compare, inside in ((low, pc.less, math.ceil), (high, pc.greater, math.floor)):
+    for limit, compare in ((low, pc.less), (high, pc.greater)):
         if limit is None:
             continue
         outside = pc.fill_null(compare(out, limit), False)
         moved = int(pc.sum(outside).as_py() or 0)
         if moved:
-            target = limit.as_py() if pa.types.is_floating(out.type) else inside(limit.as_py())
-            out = pc.if_else(outside, pa.scalar(target, out.type), out)
+            out = pc.if_else(outside, limit, out)
             count += moved
     return out, count

@@ -125,6 +125,33 @@ def test_clipping_integers_stays_within_limits_that_are_no_integers() -> None:
     assert found.table.column("n").to_pylist() == [-1, 2, 0]
 
 
+def test_limits_of_integers_are_exact_beyond_what_floats_hold() -> None:
+    column = ColumnRule(name="n", dtype="int64", minimum=2**60 + 1, maximum=2**63 + 5)
+    found = judge(pa.table({"n": [2**60, 2**60 + 1, 2**63 - 1]}), (column,))
+    assert found.verdict.tolist() == [OUT_OF_RANGE, KEPT, KEPT]
+    wide = ColumnRule(name="n", dtype="uint64", maximum=2**64 - 2)
+    table = pa.table({"n": pa.array([2**64 - 1, 2**64 - 2], pa.uint64())})
+    assert judge(table, (wide,)).verdict.tolist() == [OUT_OF_RANGE, KEPT]
+    assert judge(table, (wide,), out_of_range="clip").table.column("n").to_pylist() == [2**64 - 2] * 2
+    with pytest.raises(RequestError, match="No int8 reaches the minimum 200 of column 'n'"):
+        Judge([ColumnRule(name="n", dtype="int8", minimum=200)], RulesSpec())
+    with pytest.raises(RequestError, match="No uint8 reaches the maximum -0.5"):
+        Judge([ColumnRule(name="n", dtype="uint8", maximum=-0.5)], RulesSpec())
+
+
+def test_limits_of_float32_are_rounded_as_its_values_are() -> None:
+    column = ColumnRule(name="x", dtype="float32", minimum=-0.1, maximum=0.1)
+    assert judge(pa.table({"x": [0.1, -0.1, 0.11]}), (column,)).verdict.tolist() == [KEPT, KEPT, OUT_OF_RANGE]
+
+
+def test_row_ids_are_integers() -> None:
+    column = ColumnRule(name="n", dtype="int64")
+    found = judge(pa.table({"n": [1, 2], "row_id": [1 << 40, 5]}), (column,))
+    assert found.row_id.tolist() == [1 << 40, 5]
+    with pytest.raises(RequestError, match="'row_id' numbers the rows"):
+        judge(pa.table({"n": [1], "row_id": ["a"]}), (column,))
+
+
 def test_an_infinity_without_a_limit_on_its_side_is_no_clip() -> None:
     column = ColumnRule(name="n", dtype="float64", minimum=0)
     found = judge(pa.table({"n": [math.inf, -math.inf]}), (column,), out_of_range="clip")

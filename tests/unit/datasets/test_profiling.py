@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import io
 import math
 import operator
 import pickle
@@ -13,6 +15,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from lightmill.datasets.expectations import Judge
 from lightmill.datasets.profiling import SAMPLE_MAX, Profiler
@@ -283,13 +286,9 @@ def test_small_pictures_of_known_kinds_become_thumbnails() -> None:
 
 
 def test_pixels_are_a_png_that_a_decoder_reads() -> None:
-    image = pytest.importorskip("PIL.Image")
-    import base64
-    import io
-
     pixels = np.arange(24, dtype=np.uint8).reshape(4, 2, 3)
     data = base64.b64decode(str(pixels_uri(pixels)).partition(",")[2])
-    assert np.array_equal(np.asarray(image.open(io.BytesIO(data))), pixels)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), pixels)
 
 
 def test_image_columns_give_a_few_pictures_and_personal_ones_none() -> None:

@@ -8,13 +8,25 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from lightmill.records import profile, quality, splitting
+from lightmill.records.base import Record
 from lightmill.records.quality import SCALARS, Bounds, ColumnRule, ExpectSpec, RulesSpec
 from lightmill.records.specs import ColumnSpec
 from lightmill.records.specs import RulesSpec as TodaysRules
-from tests.unit.records.quality_examples import QUALITY
+from tests.unit.records.quality_examples import EXAMPLES
 
 
-@pytest.mark.parametrize("record", QUALITY, ids=lambda record: type(record).__name__)
+def test_there_is_an_example_of_every_record() -> None:
+    kinds = {
+        kind
+        for module in (profile, quality, splitting)
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, Record) and kind.__module__ == module.__name__
+    }
+    assert {type(record) for record in EXAMPLES} == kinds
+
+
+@pytest.mark.parametrize("record", EXAMPLES, ids=lambda record: type(record).__name__)
 def test_a_record_goes_through_json_and_comes_back_equal(record: Any) -> None:
     assert type(record).model_validate_json(record.model_dump_json()) == record
     with pytest.raises(ValidationError, match="extra"):
