@@ -6,7 +6,6 @@ Memory: for each column 4 KiB and at most `sketches.VALUES_MAX` texts; for all t
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,18 +15,16 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import compute
 
-from lightmill.datasets.sketches import Counts, Distinct, Floats, Numbers, Pairs, Sample, most_frequent, smallest_rows
+from lightmill.datasets.arrays import lengths, single
+from lightmill.datasets.profile_columns import SHOWN_TEXT, ColumnPart, column_summary
+from lightmill.datasets.sketches import Counts, Distinct, Floats, Numbers, Pairs, Sample, smallest_rows
 from lightmill.datasets.thumbnails import BYTES_MAX, encoded_uri, pixels_uri
 from lightmill.datasets.verdicts import Tally
 from lightmill.records.profile import (
     ClassBalance,
-    ColumnSummary,
     Correlations,
-    Histogram,
-    NumberSummary,
     ProfileRecord,
     Thumbnail,
-    TopValue,
 )
 from lightmill.records.quality import FLOATS, INTEGERS, ColumnRule
 from lightmill.records.splitting import SPLITS
@@ -37,34 +34,8 @@ pc: Any = compute  # pyarrow makes these functions at import; type checkers do n
 CELLS_MAX = 1 << 22
 SAMPLE_MAX = 8192
 PAIRS_MAX = 64
-TOP = 20
-BINS = 30
 IMAGES_MAX = 16
-SHOWN_TEXT = 64
-_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _COUNTED = ("bool", "string", "date", *INTEGERS)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ColumnPart:
-    """What blocks say of one column; None where its kind has no such statistic."""
-
-    count: int
-    nulls: int
-    distinct: Distinct | None = None
-    numbers: Numbers | None = None
-    lengths: Numbers | None = None
-    counts: Counts | None = None
-
-    def __add__(self, other: ColumnPart) -> ColumnPart:
-        return ColumnPart(
-            count=self.count + other.count,
-            nulls=self.nulls + other.nulls,
-            distinct=_both(self.distinct, other.distinct),
-            numbers=_both(self.numbers, other.numbers),
-            lengths=_both(self.lengths, other.lengths),
-            counts=_both(self.counts, other.counts),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +87,7 @@ class Profiler:
             row_id: int64 [rows], unique over the dataset.
             split: int8 [rows], an index into SPLITS; None where there are no splits.
         """
-        arrays = {name: _single(table.column(name)) for name, _ in self._columns}
+        arrays = {name: single(table.column(name), name) for name, _ in self._columns}
         numbers = {name: _floats(arrays[name]) for name, column in self._columns if _is_number(column)}
         parts = tuple(_part(arrays[name], numbers.get(name), column) for name, column in self._columns)
         label = None if self._label is None else arrays[self._label]
@@ -151,7 +122,7 @@ class Profiler:
                 columns.append(_short(values))
                 names.append(f"value {index}")
             if _has_length(column):
-                columns.append(_lengths(values).cast(pa.float64()))
+                columns.append(lengths(values).cast(pa.float64()))
                 names.append(f"length {index}")
         return Sample.of(pa.Table.from_arrays(columns, names=names), row_id[rows.to_numpy()], self._limit)
 
@@ -169,7 +140,7 @@ class Profiler:
         """Return the profile of the dataset `name`; `tally` adds what validation rejected and clipped."""
         places = {name: index for index, (name, _) in enumerate(self._sampled)}
         columns = tuple(
-            _summary(name, column, found, part.sample.table, places.get(name))
+            column_summary(name, column, found, part.sample.table, places.get(name))
             for (name, column), found in zip(self._columns, part.columns, strict=True)
         )
         return ProfileRecord(
@@ -214,10 +185,6 @@ class Profiler:
         return tuple(out[:IMAGES_MAX])
 
 
-def _both(first: Any, second: Any) -> Any:
-    return None if first is None or second is None else first + second
-
-
 def _natural(text: str) -> tuple[int, float, str]:
     """Order numbers as numbers, before other texts."""
     try:
@@ -238,20 +205,9 @@ def _is_image(column: ColumnRule) -> bool:
     return column.role == "image" and (column.dtype == "binary" or column.dtype == "tensor<uint8>")
 
 
-def _single(column: pa.ChunkedArray) -> pa.Array:
-    found = column.combine_chunks()
-    return pa.concat_arrays(found.chunks) if isinstance(found, pa.ChunkedArray) else found
-
-
 def _floats(values: pa.Array) -> Floats:
     """Return numbers as float64 with NaN for null; integers beyond 2^53 round."""
     return values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-
-
-def _lengths(values: pa.Array) -> pa.Array:
-    if pa.types.is_string(values.type):
-        return pc.utf8_length(values)
-    return pc.binary_length(values) if pa.types.is_binary(values.type) else pc.list_value_length(values)
 
 
 def _short(values: pa.Array) -> pa.Array:
@@ -281,84 +237,6 @@ def _part(values: pa.Array, numbers: Floats | None, column: ColumnRule) -> Colum
         nulls=values.null_count,
         distinct=None if column.container else Distinct.of(values),
         numbers=None if numbers is None else Numbers.of(numbers),
-        lengths=Numbers.of(_floats(_lengths(values))) if _has_length(column) else None,
+        lengths=Numbers.of(_floats(lengths(values))) if _has_length(column) else None,
         counts=Counts.of(values) if counted else None,
-    )
-
-
-def _summary(name: str, column: ColumnRule, part: ColumnPart, sample: pa.Table, place: int | None) -> ColumnSummary:
-    counted = part.counts.counts if part.counts else None
-    distinct = len(counted) if counted is not None else part.distinct.estimate() if part.distinct else None
-    return ColumnSummary(
-        name=name,
-        dtype=column.dtype if not column.shape else f"{column.dtype} {list(column.shape)}",
-        role=column.role,
-        tags=column.tags,
-        hidden=bool(column.tags),
-        count=part.count,
-        nulls=part.nulls,
-        distinct=distinct,
-        distinct_exact=counted is not None,
-        numbers=_number_summary(part.numbers, _sampled(sample, f"number {place}")),
-        lengths=_number_summary(part.lengths, _sampled(sample, f"length {place}")),
-        top=_top(part.counts, sample, f"value {place}"),
-    )
-
-
-def _sampled(sample: pa.Table, name: str) -> Floats:
-    if name not in sample.column_names:
-        return np.empty(0)
-    found = sample.column(name).drop_null().to_numpy()
-    return found[np.isfinite(found)]
-
-
-def _top(counts: Counts | None, sample: pa.Table, name: str) -> tuple[TopValue, ...]:
-    """Return the most frequent values; where there were too many to count, those that the sample shows repeatedly."""
-    if counts is None:
-        return ()
-    if counts.counts is not None:
-        return tuple(
-            TopValue(value=text[:SHOWN_TEXT], count=count) for text, count in most_frequent(counts.counts, TOP)
-        )
-    seen = Counter(text for text in sample.column(name).to_pylist() if text is not None)
-    often = [(text, count) for text, count in most_frequent(dict(seen), TOP) if count > 1 and len(text) < SHOWN_TEXT]
-    return tuple(TopValue(value=text, count=count, at_least=True) for text, count in often)
-
-
-def _number_summary(numbers: Numbers | None, sample: Floats) -> NumberSummary | None:
-    if numbers is None:
-        return None
-    if not numbers.count:
-        return NumberSummary(count=0, infinite=numbers.infinite)
-    quantiles = np.quantile(sample, _QUANTILES) if len(sample) else np.empty(0)
-    std = numbers.std
-    return NumberSummary(
-        count=numbers.count,
-        infinite=numbers.infinite,
-        minimum=numbers.minimum,
-        maximum=numbers.maximum,
-        mean=numbers.mean,
-        std=std if np.isfinite(std) else None,
-        quantiles=tuple(float(value) for value in quantiles if np.isfinite(value)),
-        histogram=_histogram(numbers, sample),
-    )
-
-
-def _histogram(numbers: Numbers, sample: Floats) -> Histogram | None:
-    """Return counts of the sample between the least and the largest value of all rows."""
-    low, high = numbers.minimum, numbers.maximum
-    if not len(sample) or not np.isfinite(high - low):
-        return None
-    if low == high:
-        return Histogram(edges=(low, high), counts=(len(sample),), sampled=len(sample))
-    whole = float(low).is_integer() and float(high).is_integer() and (sample == np.floor(sample)).all()
-    if whole and high - low < BINS and low - 0.5 < low and high + 0.5 > high:
-        edges = np.arange(low - 0.5, high + 1.0)
-    else:
-        edges = np.linspace(low, high, BINS + 1)
-    if not (np.diff(edges) > 0).all():
-        edges = np.array([low, high])
-    counts, _ = np.histogram(sample, bins=edges)
-    return Histogram(
-        edges=tuple(float(edge) for edge in edges), counts=tuple(int(one) for one in counts), sampled=len(sample)
     )

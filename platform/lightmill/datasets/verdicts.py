@@ -58,8 +58,8 @@ class Finding:
 class Measure:
     """What an expectation needs of a column, over rows that hold to the schema.
 
-    `values` and `total` are the number and the sum of its values (the sum up to rounding, whatever the order of blocks),
-    `matches` how many rows hold each of the values whose share is expected.
+    `values` and `total` are the number and the sum of its values (the sum up to rounding,
+    whatever the order of blocks), `matches` how many rows hold each of the values whose share is expected.
     """
 
     rows: int = 0

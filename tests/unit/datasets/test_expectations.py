@@ -357,8 +357,13 @@ def test_expectations_on_rows_means_and_shares() -> None:
         check(columns={"age": {"mean": {"maximum": 19}}})
     with pytest.raises(RequestError, match=r"Column 'kind' has shares.b 0.25; .* at least 0.5"):
         check(columns={"kind": {"shares": {"b": {"minimum": 0.5}}}})
-    with pytest.raises(RequestError, match="mean nan"):
+    with pytest.raises(RequestError, match="expect.columns.kind.mean needs numbers, and the column is string"):
         check(columns={"kind": {"mean": {"minimum": 0}}})
+    with pytest.raises(RequestError, match="mean nan"):
+        check_expectations(ExpectSpec.model_validate({"columns": {"age": {"mean": {"minimum": 0}}}}), Tally(), 0)
+    tensors = (ColumnRule(name="t", dtype="list<int8>"),)
+    with pytest.raises(RequestError, match="t.shares needs single values"):
+        Judge(tensors, RulesSpec(), ExpectSpec.model_validate({"columns": {"t": {"shares": {"1": {}}}}}))
 
 
 # -- quarantine ---------------------------------------------------------------

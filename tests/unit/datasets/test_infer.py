@@ -93,10 +93,10 @@ def test_the_text_has_reasons_and_no_personal_value() -> None:
 
 
 def test_numbered_columns_become_a_family() -> None:
-    columns = {f"p{number:02}": [number, number + 1, 5] for number in range(12)}
+    columns = {f"p{number:02}": [number, number + 1, None if number == 5 else 5] for number in range(12)}
     found = proposed({**columns, "digit": [0, 1, 0]})
     assert list(found) == ["p{00..11}", "digit"]
-    assert found["p{00..11}"]["minimum"] == 0
+    assert (found["p{00..11}"]["minimum"], found["p{00..11}"]["max_nulls"]) == (0, 0.51)
     assert found["digit"]["values"] == [0, 1]
 
 
@@ -202,6 +202,14 @@ def samples(draw: st.DrawFn) -> dict[str, pa.Table]:
         rows = draw(st.integers(0, 12))
         out[f"f{file}"] = pa.table([draw(column(rows)) for _ in names], names=names)
     return out
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nb", "\x85", "\u2028", "\0", "\U0001f600", "'", '"', "a: {b}", " x ", "~", "\ufeff"]
+)
+def test_any_name_and_value_comes_back_from_the_text(name: str) -> None:
+    tables = {name: pa.table({name: [1, 2, 3], "kind": [name, "other"] * 1 + [name]})}
+    judged(propose(tables, "d"), tables)
 
 
 @settings(deadline=None, max_examples=80)

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from lightmill.records.base import Record
 from lightmill.records.splitting import (
     SPLIT_ADAPTER,
+    AnySplit,
     Comparison,
     DistributionSpec,
     GroupedSplit,
@@ -71,6 +73,19 @@ def test_sections_of_today_stay_valid(today: dict[str, Any], split: Any) -> None
 def test_what_makes_no_sense_is_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         SPLIT_ADAPTER.validate_python(wrong)
+
+
+class Section(Record):
+    """A specification with a split, as a dataset's will have."""
+
+    split: AnySplit = StratifiedSplit()
+
+
+def test_a_split_is_a_field_of_a_specification() -> None:
+    assert Section().split == StratifiedSplit()
+    today = Section.model_validate({"split": {"stratify": False, "seed": 2}})
+    assert today.split == RandomSplit(seed=2)
+    assert Section.model_validate_json(today.model_dump_json()) == today
 
 
 def test_distribution_by_key_needs_a_column() -> None:
