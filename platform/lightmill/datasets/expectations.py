@@ -30,7 +30,7 @@ from lightmill.datasets.verdicts import (
     Tally,
 )
 from lightmill.errors import RequestError
-from lightmill.records.quality import ColumnRule, ExpectSpec, RulesSpec
+from lightmill.records.quality import FLOATS, INTEGERS, ColumnRule, ExpectSpec, RulesSpec
 
 pc: Any = compute  # pyarrow makes these functions at import; type checkers do not see them
 
