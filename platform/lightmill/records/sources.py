@@ -250,7 +250,20 @@ class PluginSpec(Record):
 
 
 BUILT_IN: Final = frozenset(
-    ("csv", "jsonl", "parquet", "arrow", "text", "images", "numpy", "webdataset", "huggingface", "sql", "delta", "iceberg")
+    (
+        "csv",
+        "jsonl",
+        "parquet",
+        "arrow",
+        "text",
+        "images",
+        "numpy",
+        "webdataset",
+        "huggingface",
+        "sql",
+        "delta",
+        "iceberg",
+    )
 )
 
 

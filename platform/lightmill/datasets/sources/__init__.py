@@ -6,7 +6,8 @@ hands the rows that cannot be read to a policy. docs/sources.md lists formats, o
 
 from __future__ import annotations
 
+from lightmill.datasets.sources.combine import combine
 from lightmill.datasets.sources.opening import formats, open_source
 from lightmill.datasets.sources.port import BadRow, Chunk, OnBad, Part, Source, refuse, row_ids
 
-__all__ = ["BadRow", "Chunk", "OnBad", "Part", "Source", "formats", "open_source", "refuse", "row_ids"]
+__all__ = ["BadRow", "Chunk", "OnBad", "Part", "Source", "combine", "formats", "open_source", "refuse", "row_ids"]

@@ -199,9 +199,7 @@ class CsvSource(FileSource[CsvSpec]):
         if not self.spec.quoted_newlines and rows != count_rows(data):
             raise DamageError("cells hold line breaks inside quotes; set quoted_newlines: true")
 
-    def _mend(
-        self, data: bytes, names: list[str], first: int, part: Part, on_bad: OnBad
-    ) -> tuple[pa.Table, Rows, int]:
+    def _mend(self, data: bytes, names: list[str], first: int, part: Part, on_bad: OnBad) -> tuple[pa.Table, Rows, int]:
         """Return the good rows of a block that has bad ones; the latter go to `on_bad` in order."""
         text, mark = _marked(data)
         ragged: list[arrow_csv.InvalidRow] = []
@@ -282,5 +280,3 @@ def _marked(data: bytes) -> tuple[bytes, str]:
     if mark is None:
         raise RequestError("A block of the file holds every noncharacter of Unicode; it is no text.")
     return _SURROGATES.sub(mark, text).encode("utf-8"), mark
-
-

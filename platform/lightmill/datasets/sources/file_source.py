@@ -76,7 +76,7 @@ class FileSource(Source, Generic[SpecT]):
             RequestError: A declared column is not there.
         """
         if self.columns is None:
-            return found.remove_metadata()
+            return pa.schema([pa.field(field.name, plain_type(field.type)) for field in found])
         missing = [name for name in self.columns if name not in found.names]
         if missing:
             raise RequestError(missing_column(path, missing, found.names))
@@ -88,7 +88,7 @@ class FileSource(Source, Generic[SpecT]):
         Raises:
             RequestError: A column is missing, comes on top, or has another type that was not declared.
         """
-        table, rows = self._without_large_cells(table, rows, part, on_bad)
+        table, rows = self._without_large_cells(plain(table), rows, part, on_bad)
         schema = self.schema()
         if table.schema.equals(schema):
             return table, rows
@@ -127,9 +127,7 @@ class FileSource(Source, Generic[SpecT]):
                     "first file. Declare its dtype to convert it."
                 )
 
-    def _without_large_cells(
-        self, table: pa.Table, rows: Rows, part: Part, on_bad: OnBad
-    ) -> tuple[pa.Table, Rows]:
+    def _without_large_cells(self, table: pa.Table, rows: Rows, part: Part, on_bad: OnBad) -> tuple[pa.Table, Rows]:
         while (found := too_large(table, self.limits.cell_bytes)) is not None:
             column, over = found
             reason = f"a cell has more bytes than limits.cell_bytes of {self.limits.cell_bytes}"
@@ -150,9 +148,7 @@ class FileSource(Source, Generic[SpecT]):
         return place, file
 
     def _whole(self, number: int, file: FileRef) -> Part:
-        return Part(
-            file=number, number=0, path=file.path, size_bytes=file.size_bytes, fingerprint=file.fingerprint
-        )
+        return Part(file=number, number=0, path=file.path, size_bytes=file.size_bytes, fingerprint=file.fingerprint)
 
     def _divide(self, number: int, place: Place, file: FileRef) -> list[Part]:
         """Return the parts of one file; their numbers are set later."""
@@ -195,3 +191,16 @@ def combined(column: pa.ChunkedArray) -> pa.Array:
     if column.num_chunks == 1:
         return column.chunk(0)
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], type=column.type)
+
+
+def plain(table: pa.Table) -> pa.Table:
+    """Return the table without dictionary columns, which files need not share, and without metadata."""
+    if not any(pa.types.is_dictionary(kind) for kind in table.schema.types) and all(f.nullable for f in table.schema):
+        return table.replace_schema_metadata(None) if table.schema.metadata else table
+    columns = [column.cast(plain_type(column.type)) for column in table.columns]
+    return pa.Table.from_arrays(columns, names=table.column_names)
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a dictionary's values, any other type as it is."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind

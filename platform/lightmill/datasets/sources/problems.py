@@ -28,7 +28,15 @@ _DAMAGE = (
     ValueError,
 )
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
-_AWAY = (errno.EACCES, errno.EPERM, errno.ECONNREFUSED, errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.EIO)
+_AWAY = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.ETIMEDOUT,
+    errno.EHOSTUNREACH,
+    errno.EIO,
+)
 _SERVICES = ("AWS Error", "google::cloud", "HDFS")
 
 
