@@ -26,7 +26,7 @@ class Limits(Record):
     """What a source may ask of the machine that reads it; each is a defence against a bomb or an accident.
 
     Attributes:
-        cell_bytes: The most bytes of one cell; for CSV, JSON lines and text, of one whole row.
+        cell_bytes: The most bytes of one cell, and of one line of a text file that spans blocks of 16 MiB.
         columns: The most columns.
         depth: The deepest nesting of JSON objects and lists.
         expansion: The most decompressed bytes per compressed byte, once 64 MiB have come out.
@@ -105,7 +105,7 @@ class CsvSpec(TextFilesSpec):
 
     Attributes:
         header: The names of the columns where the files have no header line.
-        quoted_newlines: Cells may hold line breaks; such a file is not divided.
+        quoted_newlines: Cells may hold line breaks; such a file is not divided, and all of its quotes must pair up.
         null_values: The spellings of a missing value.
     """
 

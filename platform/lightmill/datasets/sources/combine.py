@@ -6,16 +6,19 @@ File positions run on from source to source, so that row ids stay unique; a join
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from lightmill.datasets.sources.file_source import Rows
 from lightmill.datasets.sources.port import BATCH_ROWS, OnBad, Part, Source, refuse
 from lightmill.errors import RequestError
 from lightmill.records.assets import SourceFile
 from lightmill.records.sources import CombineSpec, JoinSpec
+
+pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
 
 _AT = "lightmill_left_row"
 _FOUND = "lightmill_right_row"

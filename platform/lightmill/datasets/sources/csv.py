@@ -10,11 +10,11 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Mapping
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 from pyarrow import csv as arrow_csv
 
 from lightmill.datasets.sources.conversion import check_columns, infinities, parse_texts
@@ -38,6 +38,8 @@ from lightmill.datasets.sources.streams import (
 )
 from lightmill.errors import RequestError
 from lightmill.records.sources import CsvSpec
+
+pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
 
 _SURROGATES = re.compile("[\udc80-\udcff]+")
 _PARSE_BYTES = 1 << 20
@@ -80,10 +82,7 @@ class CsvSource(FileSource[CsvSpec]):
             text = self._text(opened, file)
             names, length = self._header(text, part.path)
             self.declared(pa.schema([(name, pa.string()) for name in names]), part.path)
-            if part.end is not None:
-                text = Ranged(opened, part.start, part.end)
-            else:
-                text = self._after(opened, file, length)
+            text = Ranged(opened, part.start, part.end) if part.end is not None else self._after(opened, file, length)
             first = part.first_row
             for block in blocks(text, self.limits.cell_bytes, self.spec.quote if self.spec.quoted_newlines else None):
                 table, rows, count = self._block(block, names, first, part, on_bad)
@@ -150,6 +149,8 @@ class CsvSource(FileSource[CsvSpec]):
             reason = f"the row has more bytes than limits.cell_bytes of {self.limits.cell_bytes}"
             on_bad(BadRow(file=part.file, path=part.path, row=first, reason=reason, text=bad_text(block.data)))
             return self.schema().empty_table(), consecutive(first, 0), 1
+        if self.spec.quoted_newlines and self.spec.quote and block.data.count(self.spec.quote.encode()) % 2:
+            raise DamageError("a quote that opens a cell is never closed")
         table = self._parse(block.data, names, self._types(names))
         if table is None or any(infinities(column) for column in table.columns):
             return self._mend(block.data, names, first, part, on_bad)

@@ -34,7 +34,7 @@ class FileSource(Source, Generic[SpecT]):
         self.spec = spec
         self.limits = spec.limits
         self.columns = dict(columns) if columns else None
-        self.files = find_files(spec, folder, self.suffixes)
+        self.files: tuple[tuple[Place, FileRef], ...] = find_files(spec, folder, self.suffixes)
 
     def parts(self) -> list[Part]:
         """Return the parts: files in order, each divided if its format allows; see `Source.parts`."""

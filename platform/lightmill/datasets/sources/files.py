@@ -215,17 +215,17 @@ def _matching(system: arrow_fs.FileSystem, pattern: str, path: str) -> list[Any]
 def _pattern(glob: str) -> str:
     """Return the regular expression of a glob: `**/` any folders, `*` and `?` within one, `[...]` a set."""
     out = ""
-    for token in re.findall(r"\*\*/|\*+|\?|\[!?[^\]]+\]|.", glob, re.S):
-        if token == "**/":
+    for piece in re.findall(r"\*\*/|\*+|\?|\[!?[^\]]+\]|.", glob, re.S):
+        if piece == "**/":
             out += "(?:[^/]+/)*"
-        elif token.startswith("*"):
+        elif piece.startswith("*"):
             out += "[^/]*"
-        elif token == "?":
+        elif piece == "?":
             out += "[^/]"
-        elif token.startswith("[") and len(token) > 1:
-            out += token.replace("[!", "[^", 1).replace("\\", "\\\\")
+        elif piece.startswith("[") and len(piece) > 1:
+            out += piece.replace("[!", "[^", 1).replace("\\", "\\\\")
         else:
-            out += re.escape(token)
+            out += re.escape(piece)
     return out
 
 

@@ -49,9 +49,15 @@ def _names(state: str, spec: HuggingfaceSpec, folder: Path) -> list[str]:
     with reading_errors(state), place.open(file) as opened:
         found = json.loads(opened.read(_STATE_BYTES))
     entries = found.get("_data_files") if isinstance(found, dict) else None
-    names = [entry.get("filename") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-    if names and all(isinstance(name, str) and name not in ("", "..") and "/" not in name for name in names):
+    names = [str(entry.get("filename", "")) for entry in _mappings(entries)]
+    if names and all(name not in ("", "..") and "/" not in name for name in names):
         if found.get("_indices_data_files"):
             raise RequestError(f"{state} holds a selection of rows; save the dataset with flatten_indices().")
         return names
     raise RequestError(f"{state} is not what datasets.save_to_disk writes; save the dataset again.")
+
+
+def _mappings(entries: Any) -> list[dict[str, Any]]:
+    """Return a list of mappings, empty if it is anything else."""
+    whole = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+    return entries if whole else []

@@ -16,7 +16,7 @@ import pyarrow as pa
 from lightmill.datasets.sources.file_source import FileSource, Rows, Types
 from lightmill.datasets.sources.files import FileRef, Place, filesystem, place_of
 from lightmill.datasets.sources.opening import open_source
-from lightmill.datasets.sources.port import BadRow, OnBad, Part, Source, consecutive
+from lightmill.datasets.sources.port import BadRow, OnBad, Part, Source
 from lightmill.datasets.sources.problems import DamageError, reading_errors
 from lightmill.errors import NotFoundError, RequestError
 from lightmill.records.assets import SourceFile
@@ -50,7 +50,7 @@ class ImageFolder(FileSource[ImagesSpec]):
     @cached_property
     def _groups(self) -> tuple[Part, ...]:
         step = self.spec.per_part
-        groups = [self.files[at : at + step] for at in range(0, len(self.files), step)]
+        groups = [list(self.files[at : at + step]) for at in range(0, len(self.files), step)]
         return tuple(
             Part(
                 file=number,

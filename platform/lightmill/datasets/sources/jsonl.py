@@ -75,7 +75,7 @@ class JsonlSource(LineSource[JsonlSpec]):
         """Return why a line must not be parsed, or an empty string."""
         if not _is_utf8(line):
             return "its bytes are no UTF-8; declare the encoding"
-        depth, closed = _nesting(line)
+        depth, closed = _nesting(line, self.limits.depth)
         if depth > self.limits.depth:
             return f"it is nested deeper than limits.depth of {self.limits.depth}"
         return "" if closed else "it is no whole JSON object"
@@ -193,12 +193,17 @@ def _is_shallow(data: bytes, limit: int) -> bool:
     return len(steps) == 0 or int(np.cumsum(steps, dtype=np.int32).max()) <= limit
 
 
-def _nesting(line: bytes) -> tuple[int, bool]:
-    """Return how deep objects and lists nest in one line, strings apart, and whether all of them are closed."""
+def _nesting(line: bytes, limit: int) -> tuple[int, bool]:
+    """Return how deep objects and lists nest in one line, strings apart, and whether all of them are closed.
+
+    It stops at the first that is deeper than `limit`.
+    """
     depth = deepest = 0
-    for bracket in _BRACKET.findall(_STRING.sub(b"", line)):
-        depth += 1 if bracket in b"[{" else -1
+    for bracket in _BRACKET.finditer(_STRING.sub(b"", line)):
+        depth += 1 if bracket[0] in b"[{" else -1
         deepest = max(deepest, depth)
+        if deepest > limit:
+            break
     return deepest, depth == 0
 
 

@@ -192,7 +192,7 @@ class SqlSource(Source):
             values = [_plain(row[at], field.type) for row in found]
             column, wrong = _column(values, field.type)
             for row in np.flatnonzero(wrong & ~bad):
-                on_bad(type_breach(part, int(rows[row]), field, str(tuple(found[row]))))
+                on_bad(type_breach(part, int(rows[row]), field, str(tuple(found[int(row)]))))
             bad |= wrong
             columns.append(column)
         table, rows = pa.Table.from_arrays(columns, schema=schema).filter(pa.array(~bad)), rows[~bad]

@@ -47,12 +47,27 @@ def decompressed(file: IO[bytes], codec: str | None, expansion: int) -> Reader:
     return file if codec is None else _Bounded(file, codec, expansion)
 
 
+class _Lent:
+    """A file that stays open when pyarrow closes it."""
+
+    closed = False
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def read(self, size: int = -1, /) -> bytes:
+        return self._file.read(size)
+
+    def close(self) -> None:
+        """Whoever opened the file closes it."""
+
+
 class _Bounded:
     """Decompressed bytes, at most `expansion` for each compressed one that has been read (64 MiB are free)."""
 
     def __init__(self, file: IO[bytes], codec: str, expansion: int) -> None:
         self._file = file
-        self._stream = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), codec)
+        self._stream = pa.CompressedInputStream(pa.PythonFile(_Lent(file), mode="r"), codec)
         self._expansion = expansion
         self._out = 0
 
@@ -61,7 +76,8 @@ class _Bounded:
         self._out += len(data)
         if self._out > _FREE_BYTES + self._expansion * self._file.tell():
             raise DamageError(
-                f"it decompresses to more than {self._expansion} times its size; if that is right, raise limits.expansion"
+                f"it decompresses to more than {self._expansion} times its size; if that is right, raise "
+                "limits.expansion"
             )
         return data
 
