@@ -216,11 +216,18 @@ def count_rows(data: bytes) -> int:
     """Return how many lines are not empty; lines end with LF, CR LF or CR."""
     if not data:
         return 0
-    if b"\r" not in data and b"\n\n" not in data and not data.startswith(b"\n"):
-        return data.count(b"\n") + (not data.endswith(b"\n"))
     codes = np.frombuffer(data, dtype=np.uint8)
+    if b"\r" not in data:
+        ends = np.flatnonzero(codes == ord("\n"))
+        empty = int(np.count_nonzero(np.diff(ends) == 1)) + data.startswith(b"\n")
+        return len(ends) - empty + (not data.endswith(b"\n"))
     end = (codes == ord("\n")) | (codes == ord("\r"))
     return int(np.count_nonzero(~end[1:] & end[:-1])) + int(not end[0])
+
+
+def is_plain_count(data: bytes, rows: int) -> bool:
+    """Return whether a block has surely a row a line: no CR, and as many LF as rows. Cheaper than `count_rows`."""
+    return data.count(b"\n") + (not data.endswith(b"\n")) == rows and b"\r" not in data
 
 
 def count_lines(data: bytes) -> int:
