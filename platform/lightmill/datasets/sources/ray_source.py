@@ -5,6 +5,7 @@ Blocks of a part come in order; parts are read in any order, by any worker, and 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -62,9 +63,9 @@ class RaySource(Datasource):
         return [self._task(part, per_task_row_limit) for part in self._parts]
 
     def _task(self, part: Part, limit: int | None) -> ReadTask:
-        source, policy, batch_rows = self._source, self._bad_rows, self._batch_rows
+        read = functools.partial(read_blocks, self._source, part, self._bad_rows, self._batch_rows)
         metadata = BlockMetadata(num_rows=None, size_bytes=part.size_bytes or None, exec_stats=None, input_files=None)
-        return ReadTask(lambda: read_blocks(source, part, policy, batch_rows), metadata, per_task_row_limit=limit)
+        return ReadTask(read, metadata, per_task_row_limit=limit)
 
 
 def read_blocks(source: Source, part: Part, policy: Policy, batch_rows: int = BATCH_ROWS) -> Iterator[pa.Table]:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from lightmill.datasets.sources import BadRow, Source, open_source, row_ids
-from lightmill.records.sources import PluginSpec, SourceSpec
+from lightmill.records.sources import SourceSpec
 from pydantic import TypeAdapter
 
 SPEC: TypeAdapter[Any] = TypeAdapter(SourceSpec)
@@ -17,9 +17,7 @@ Columns = Mapping[str, pa.DataType] | None
 
 def source(folder: Path, columns: Columns = None, **spec: Any) -> Source:
     """A source as a specification names it, after a trip to another process."""
-    parsed = SPEC.validate_python(spec)
-    assert not isinstance(parsed, PluginSpec)
-    return pickle.loads(pickle.dumps(open_source(parsed, folder, columns)))
+    return pickle.loads(pickle.dumps(open_source(SPEC.validate_python(spec), folder, columns)))
 
 
 def read(found: Source, batch_rows: int = 1000) -> tuple[list[tuple[int, dict]], list[BadRow]]:
