@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
+from functools import cached_property
 from typing import IO, cast
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow as pa
 from lightmill.datasets.sources.file_source import FileSource, Rows
 from lightmill.datasets.sources.files import FileRef, Place
 from lightmill.datasets.sources.port import BadRow, OnBad, Part, consecutive
-from lightmill.datasets.sources.problems import DamageError
+from lightmill.datasets.sources.problems import DamageError, reading_errors
 from lightmill.datasets.sources.streams import codec_of, decompressed
 from lightmill.records.sources import WebdatasetSpec
 
@@ -39,7 +40,7 @@ class WebdatasetSource(FileSource[WebdatasetSpec]):
     def tables(self, part: Part, batch_rows: int, on_bad: OnBad) -> Iterator[tuple[pa.Table, Rows]]:
         """Yield tables of about 32 MiB."""
         place, file = self.place_of(part)
-        members = [name for name in self._all_members() if name != KEY]
+        members = list(self._endings)
         waiting: list[tuple[int, str, Sample]] = []
         size = seen = 0
         with place.open(file) as opened:
@@ -61,9 +62,14 @@ class WebdatasetSource(FileSource[WebdatasetSpec]):
         if waiting:
             yield self._table(waiting, members, part, on_bad)
 
-    def _all_members(self) -> list[str]:
-        place, file = self.files[0]
-        return self._file_schema(place, file).names
+    @cached_property
+    def _endings(self) -> tuple[str, ...]:
+        """The members that are columns: the declared ones, or those of the first sample that can be read."""
+        found = self.spec.members or ()
+        for place, file in () if found else self.files:
+            with reading_errors(file.path):
+                return tuple(name for name in self._file_schema(place, file).names if name != KEY)
+        return found
 
     def _table(
         self, found: list[tuple[int, str, Sample]], members: list[str], part: Part, on_bad: OnBad

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from pydantic import TypeAdapter
 
 from lightmill.datasets.sources import BadRow, Source, open_source, row_ids
 from lightmill.records.sources import SourceSpec
-from pydantic import TypeAdapter
 
 SPEC: TypeAdapter[Any] = TypeAdapter(SourceSpec)
 Columns = Mapping[str, pa.DataType] | None

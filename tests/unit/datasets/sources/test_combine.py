@@ -132,7 +132,7 @@ def test_any_join_is_the_join_of_loops(left: list, right: list, kind: str, batch
         spec = join(on=["k", "j"], kind=kind, many=True)
         rows, _ = read(combine([side("l", left, "x"), side("r", right, "y")], spec), batch_rows)
     expected = []
-    for at, key in enumerate(left):
+    for row, key in enumerate(left):
         found = [n for n, other in enumerate(right) if other == key and key[0] is not None]
-        expected += [(at, at, n) for n in found] or ([(at, at, None)] if kind == "left" else [])
+        expected += [(row, row, n) for n in found] or ([(row, row, None)] if kind == "left" else [])
     assert [(id, row["x"], row["y"]) for id, row in rows] == expected

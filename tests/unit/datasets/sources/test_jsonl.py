@@ -72,7 +72,7 @@ def test_deep_nesting_is_a_bad_row_and_no_crash(tmp_path: Path, depth: int) -> N
         assert [(b.row, "limits.depth" in b.reason) for b in bad] == [(1, True)]
 
 
-@pytest.mark.parametrize("line", [b'{"a":', b'{"}":', b'[', b'{"a":"\\"}":', b'{"\\\\":'])
+@pytest.mark.parametrize("line", [b'{"a":', b'{"}":', b"[", b'{"a":"\\"}":', b'{"\\\\":'])
 def test_nesting_that_goes_on_from_line_to_line_is_no_crash(tmp_path: Path, line: bytes) -> None:
     content = b'{"a":1}\n' + (line + b"\n") * 30_000
     rows, bad = read(source(written(tmp_path, content), INTEGER, format="jsonl", path="d.jsonl"))

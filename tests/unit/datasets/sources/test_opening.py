@@ -14,7 +14,7 @@ from lightmill.errors import RequestError
 from lightmill.records.sources import BUILT_IN, PluginSpec
 from tests.unit.datasets.sources.reading import SPEC, source, values
 
-PLUGIN = '''
+PLUGIN = """
 import pyarrow as pa
 from lightmill.datasets.sources import Part, Source
 from lightmill.datasets.sources.port import consecutive
@@ -34,7 +34,7 @@ class Counting(Source):
 
 def nothing(spec, folder, columns):
     return None
-'''
+"""
 
 
 @pytest.fixture

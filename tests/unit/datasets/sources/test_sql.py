@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_table_in_any_number_of_shards_gives_the_same_rows_in_order(folder: Path) -> None:
     tables = []
-    for shards in (1, 3, 7, 1000):
+    for shards in (1, 3, 7, 60):
         found = source(folder, format="sql", url=URL, table="people", key="id", shards=shards)
         assert 1 <= len(found.parts()) <= shards
         tables.append(values(found, batch_rows=9))
