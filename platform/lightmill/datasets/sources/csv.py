@@ -193,15 +193,31 @@ class CsvSource(FileSource[CsvSpec]):
         )
 
     def _check_count(self, data: bytes, rows: int) -> None:
-        """Check that a block has a row a line.
+        """Check that a block has a row a line, and that no quote is open at its end.
+
+        A quote that opens and closes on two lines makes fewer rows than lines; one that is still open at the end
+        of the block does not.
 
         Raises:
-            DamageError: It has fewer.
+            DamageError: A cell goes on over a line break.
         """
-        if self.spec.quoted_newlines or is_plain_count(data, rows):
+        if self.spec.quoted_newlines:
             return
-        if rows != count_rows(data):
+        if (not is_plain_count(data, rows) and rows != count_rows(data)) or self._is_open(data):
             raise DamageError("cells hold line breaks inside quotes; set quoted_newlines: true")
+
+    def _is_open(self, data: bytes) -> bool:
+        """Return whether the last line that is not empty opens a quote and does not close it."""
+        end = data.rstrip(b"\r\n")
+        line = end[max(end.rfind(b"\n"), end.rfind(b"\r")) + 1 :]
+        if self.spec.quote is None or line.count(self.spec.quote.encode()) % 2 == 0:
+            return False
+        text = line.decode("utf-8", "replace")
+        try:
+            list(csv.reader([text], delimiter=self.spec.delimiter, quotechar=self.spec.quote, strict=True))
+        except csv.Error as exc:
+            return "end of data" in str(exc) or "limit" in str(exc)
+        return False
 
     def _mend(self, data: bytes, names: list[str], first: int, part: Part, on_bad: OnBad) -> tuple[pa.Table, Rows, int]:
         """Return the good rows of a block that has bad ones; the latter go to `on_bad` in order."""

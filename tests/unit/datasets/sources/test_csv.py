@@ -175,10 +175,14 @@ def test_bad_rows_among_quoted_line_breaks_keep_their_numbers(tmp_path: Path) ->
     assert [(b.row, b.kind) for b in bad] == [(1, "unreadable"), (2, "unreadable"), (3, "type")]
 
 
-def test_an_open_quote_at_the_end_is_no_silent_row(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tail", [b'3,"x\n4,5\n', b'3,"x\n\n', b'3,"\r\n\r\n', b',"2,3\n\r\n'])
+def test_an_open_quote_at_the_end_is_no_silent_row(tmp_path: Path, tail: bytes) -> None:
     for quoted in (False, True):
-        _, bad = read(source(written(tmp_path, b'a,b\n1,2\n3,"x\n4,5\n'), path="d.csv", quoted_newlines=quoted))
-        assert bad
+        for part_bytes in (1, 1 << 20):
+            folder = written(tmp_path, b"a,b\n1,2\n" + tail)
+            rows, bad = read(source(folder, path="d.csv", quoted_newlines=quoted, part_bytes=part_bytes))
+            assert bad
+            assert "3" not in [row["a"] for _, row in rows]
 
 
 def test_nul_bytes_stay_in_strings_and_are_no_numbers(tmp_path: Path) -> None:
