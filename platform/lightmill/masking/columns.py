@@ -11,6 +11,7 @@ import pyarrow as pa
 from pyarrow import compute
 
 from lightmill.errors import RequestError
+from lightmill.masking.detector import Detector
 from lightmill.masking.finding import Finder
 from lightmill.masking.keys import MaskingKey
 from lightmill.masking.planning import ColumnPlan, plan_column
@@ -26,8 +27,15 @@ Counts = Counter[tuple[str, str | None, str]]
 class Columns:
     """The plans of a policy for columns with tags, each made once."""
 
-    def __init__(self, policy: MaskingPolicy, tags: Mapping[str, Sequence[str]], key: MaskingKey | None) -> None:
+    def __init__(
+        self,
+        policy: MaskingPolicy,
+        tags: Mapping[str, Sequence[str]],
+        known: Mapping[str, Detector],
+        key: MaskingKey | None,
+    ) -> None:
         self._policy = policy
+        self._known = known
         self._tags = tags
         self._plans: dict[str, ColumnPlan] = {}
         self._finders: dict[str, Finder] = {}
@@ -37,7 +45,7 @@ class Columns:
         """Return what happens to the values at a path, such as `mail` or `person.mail`."""
         if path not in self._plans:
             tags = self._tags.get(path) or self._tags.get(path.partition(".")[0], ())
-            self._plans[path] = plan_column(self._policy, path, tags)
+            self._plans[path] = plan_column(self._policy, path, tags, self._known)
         return self._plans[path]
 
     def finder_of(self, path: str) -> Finder:

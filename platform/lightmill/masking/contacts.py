@@ -15,11 +15,13 @@ _EMAIL = re.compile(
 )
 
 _INTERNATIONAL = r"(?:\+|(?<!\d)00)[ ]?\(?[1-9](?:[ .\-/()]{0,2}\d){6,14}"
-_NORTH_AMERICAN = r"(?:1[ .-])?\(?[2-9]\d{2}\)?[ .-]{1,2}[2-9]\d{2}[ .-]\d{4}"
-_TRUNK = r"\(?0\d{1,5}\)?[ .\-/]{1,2}\d{2,8}(?:[ .\-/]\d{2,6}){0,4}"
-_DIGITS = r"\(?\d(?:[ .\-/()]{0,2}\d){6,12}"
-_PHONE = re.compile(
-    rf"(?<![0-9A-Za-z.])(?<!\d[:,])(?:{_INTERNATIONAL}|{_NORTH_AMERICAN}|{_TRUNK}|{_DIGITS})(?![0-9A-Za-z])(?!\.\d)"
+_NORTH_AMERICAN = r"(?:1[ .-])?(?:\([2-9]\d{2}\)|[2-9]\d{2})[ .-]{1,2}[2-9]\d{2}[ .-]\d{4}"
+_TRUNK = r"(?:\(0\d{1,5}\)|0\d{1,5})[ .\-/]{1,2}\d{2,8}(?:[ .\-/]\d{2,6}){0,4}"
+_DIGITS = r"\d(?:[ .\-/()]{0,2}\d){6,12}"
+_BEFORE, _AFTER = r"(?<![0-9A-Za-z.])(?<!\d[:,])", r"(?![0-9A-Za-z])(?!\.\d)"
+_PHONES = (
+    re.compile(rf"{_BEFORE}(?:{_INTERNATIONAL}|{_NORTH_AMERICAN}|{_TRUNK}){_AFTER}"),
+    re.compile(rf"{_BEFORE}{_DIGITS}{_AFTER}"),
 )
 _STRONG = re.compile(rf"\+.*|00[ ]?[1-9](?=.*[ .\-/()]).*|{_NORTH_AMERICAN}|{_TRUNK}")
 _DATE = re.compile(
@@ -55,7 +57,7 @@ EMAIL = PatternDetector(
 PHONE = PatternDetector(
     name="phone",
     hint=r"\d(?:[ .\-/()]{0,2}\d){6}",
-    patterns=(_PHONE,),
+    patterns=_PHONES,
     check=_is_phone,
     weak=lambda found: not _STRONG.fullmatch(found) or bool(_THOUSANDS.fullmatch(found)),
     normal_of=_phone_normal,

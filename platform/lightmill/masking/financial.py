@@ -92,7 +92,7 @@ class IbanDetector(Detector):
     """IBANs: country, check digits, as many letters and digits as that country's have; single separators between."""
 
     name = "iban"
-    hint = r"[A-Za-z]{2}[ -]?\d[ -]?\d(?:[ -]?[0-9A-Za-z]){11}"
+    hint = rf"(?i)(?:^|[^0-9a-z])(?:{'|'.join(IBAN_LENGTHS)})[ -]?\d[ -]?\d(?:[ -]?[0-9a-z]){{11}}"
     context = None
     numeric = False
     _head = re.compile(rf"{START}[A-Za-z]{{2}}[ -]?\d[ -]?\d(?=[ -]?[0-9A-Za-z])")

@@ -13,11 +13,12 @@ import pyarrow as pa
 
 from lightmill.errors import RequestError
 from lightmill.masking.columns import Columns, TableWork, paths_of
+from lightmill.masking.detector import Detector
 from lightmill.masking.finding import Finder
 from lightmill.masking.keys import MaskingKey
 from lightmill.masking.names import NameDetector
 from lightmill.masking.planning import text_plan
-from lightmill.masking.registry import detectors_named
+from lightmill.masking.registry import DETECTORS, detectors_named
 from lightmill.masking.whole import RowIds
 from lightmill.records.masking import MaskingPolicy, MaskingReport, masked_counts
 
@@ -32,7 +33,12 @@ class Masker:
     """
 
     def __init__(
-        self, policy: MaskingPolicy, key: bytes | None = None, *, tags: Mapping[str, Sequence[str]] | None = None
+        self,
+        policy: MaskingPolicy,
+        key: bytes | None = None,
+        *,
+        tags: Mapping[str, Sequence[str]] | None = None,
+        detectors: Mapping[str, Detector] = DETECTORS,
     ) -> None:
         """Prepare a policy.
 
@@ -40,6 +46,7 @@ class Masker:
             policy: What is hidden and how.
             key: At least 32 secret bytes; may be None where the policy has no pseudonyms, tokens or noise.
             tags: The tags of columns, by column name, as the dataset's specification declares them.
+            detectors: The known detectors by name, strongest first.
 
         Raises:
             RequestError: A detector does not exist or cannot be loaded, or the key is missing or too short.
@@ -53,11 +60,11 @@ class Masker:
             )
         self._key = MaskingKey(key, policy.name) if key is not None else None
         for rule in policy.rules:
-            for detector in detectors_named(rule.detectors, f"masking policy {policy.name!r}"):
+            for detector in detectors_named(rule.detectors, detectors, f"masking policy {policy.name!r}"):
                 if isinstance(detector, NameDetector):
                     detector.load()
-        self._texts = Finder(text_plan(policy), self._key)
-        self._columns = Columns(policy, self._tags, self._key)
+        self._texts = Finder(text_plan(policy, detectors), self._key)
+        self._columns = Columns(policy, self._tags, detectors, self._key)
 
     def __repr__(self) -> str:
         return f"Masker({self._policy.name!r}, version={self._policy.version})"

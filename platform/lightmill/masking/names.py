@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from lightmill.errors import RequestError
@@ -17,7 +18,7 @@ _OVERLAP_CHARS = 200
 
 
 class NameDetector(Detector):
-    """Finds person names in English text by Presidio with the spaCy model `en_core_web_lg`.
+    """Finds person names in English text by Presidio with a spaCy model: an installed package or a folder.
 
     Finds are a model's guesses: names are missed and other words taken for names. Texts longer than 50,000
     characters are looked at in overlapping pieces.
@@ -42,12 +43,12 @@ class NameDetector(Detector):
                 f"The detector 'person_name' needs Presidio ({exc}). Install it with: pip install "
                 f'"lightmill[privacy]", and the spaCy model {self._model}, or take person_name out of the policy.'
             ) from exc
-        if not spacy.is_package(self._model):
+        if not (spacy.is_package(self._model) or Path(self._model).is_dir()):
             raise RequestError(
-                f"The detector 'person_name' needs the spaCy model {self._model!r}, which is not installed and is on no "
-                f"package index. Where the internet is reached: python -m spacy download {self._model}. Elsewhere bring "
-                "its wheel from the releases of spaCy's models and pip install it on every node, or take person_name "
-                "out of the policy."
+                f"The detector 'person_name' needs the spaCy model {self._model!r}, which is not installed and which "
+                f"pip cannot fetch by name. With internet: python -m spacy download {self._model}. Without: bring its "
+                "wheel from the releases of spaCy's models and pip install it on every node, or take person_name out "
+                "of the policy."
             )
         models = [{"lang_code": "en", "model_name": self._model}]
         engine = provider.NlpEngineProvider(nlp_configuration={"nlp_engine_name": "spacy", "models": models})

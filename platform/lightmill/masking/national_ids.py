@@ -15,7 +15,11 @@ from lightmill.masking.detector import END, START, PatternDetector, compact, wor
 
 _DNI_LETTERS = "TRWAGMYFPDXBNJZSQVHLCKE"
 _CODICE_ODD = (1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 2, 4, 18, 20, 11, 3, 6, 8, 12, 14, 16, 10, 22, 25, 24, 23)
-_OMOCODE = "LMNPQRSTUV"
+_DIGIT = "[0-9LMNPQRSTUV]"  # where two people would have one code, letters stand for digits (omocodia)
+_CODICE = (
+    rf"[A-Z]{{3}}[ -]?[A-Z]{{3}}[ -]?{_DIGIT}{{2}}[ -]?[ABCDEHLMPRST][ -]?{_DIGIT}{{2}}"
+    rf"[ -]?[A-Z][ -]?{_DIGIT}{{3}}[ -]?[A-Z]"
+)
 _PESEL_CENTURIES = {0: 1900, 1: 2000, 2: 2100, 3: 2200, 4: 1800}
 
 
@@ -73,7 +77,7 @@ def is_cpf(digits: str) -> bool:
     """Return whether both check digits modulo 11 hold and not all digits are equal (Receita Federal)."""
     first = -weighted(digits, range(10, 1, -1)) % 11
     second = -weighted(digits, range(11, 1, -1)) % 11
-    return len(set(digits)) > 1 and digits[9:] == f"{first % 10 if first < 10 else 0}{second if second < 10 else 0}"
+    return len(set(digits)) > 1 and digits[9:] == f"{first % 10}{second % 10}"
 
 
 def _digits_alone(found: str) -> bool:
@@ -133,14 +137,8 @@ NIR = PatternDetector(
 
 CODICE_FISCALE = PatternDetector(
     name="it_fiscal_code",
-    hint=r"[A-Za-z]{3}[ -]?[A-Za-z]{3}[ -]?[0-9L-Vl-v]{2}[ -]?[A-Za-z][ -]?[0-9L-Vl-v]{2}[ -]?[A-Za-z]",
-    patterns=(
-        re.compile(
-            rf"{START}[A-Z]{{3}}[ -]?[A-Z]{{3}}[ -]?[\d{_OMOCODE}]{{2}}[ -]?[ABCDEHLMPRST][ -]?[\d{_OMOCODE}]{{2}}"
-            rf"[ -]?[A-Z][ -]?[\d{_OMOCODE}]{{3}}[ -]?[A-Z]{END}",
-            re.IGNORECASE,
-        ),
-    ),
+    hint=rf"(?i)(?:^|[^0-9a-z]){_CODICE}",
+    patterns=(re.compile(rf"{START}{_CODICE}{END}", re.IGNORECASE),),
     check=lambda found: is_codice_fiscale(compact(found)),
 )
 
@@ -149,7 +147,7 @@ DNI = PatternDetector(
     hint=r"(?:\d{2}|[XYZxyz])[ .-]?\d[ .]?\d{3}[ .]?\d{3}[ -]?[A-Za-z]|\d{2}\.?\d{3}\.?\d{3}[ -]?[A-Za-z]",
     patterns=(
         re.compile(
-            rf"{START}(?:\d{{2}}[ .]?\d{{3}}[ .]?\d{{3}}|[XYZ][ .-]?\d[ .]?\d{{3}}[ .]?\d{{3}})[ -]?[{_DNI_LETTERS}]{END}",
+            rf"{START}(?:\d{{2}}|[XYZ][ .-]?\d)[ .]?\d{{3}}[ .]?\d{{3}}[ -]?[{_DNI_LETTERS}]{END}",
             re.IGNORECASE,
         ),
     ),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lightmill.masking.detector import Detector, spoken
-from lightmill.masking.registry import detectors_named
+from lightmill.masking.registry import DETECTORS, detectors_named
 from lightmill.records.masking import MaskingPolicy, MaskingRule
 
 
@@ -36,8 +36,10 @@ class ColumnPlan:
         return frozenset(detector.name for detector, rule in self.finding if rule.bare)
 
 
-def plan_column(policy: MaskingPolicy, path: str, tags: Sequence[str]) -> ColumnPlan:
-    """Return what a policy does to the values at `path`, whose column has these tags.
+def plan_column(
+    policy: MaskingPolicy, path: str, tags: Sequence[str], known: Mapping[str, Detector] = DETECTORS
+) -> ColumnPlan:
+    """Return what a policy does by known detectors to the values at `path`, whose column has these tags.
 
     A rule without detectors that fits decides over every value, wherever it stands among the rules; else each
     detector looks for the first rule that fits and names it, and a rule that keeps takes its detectors out.
@@ -50,9 +52,9 @@ def plan_column(policy: MaskingPolicy, path: str, tags: Sequence[str]) -> Column
     first: dict[str, tuple[Detector, MaskingRule]] = {}
     if whole is None:
         for rule in fitting:
-            for detector in detectors_named(rule.detectors, f"masking policy {policy.name!r}"):
+            for detector in detectors_named(rule.detectors, known, f"masking policy {policy.name!r}"):
                 first.setdefault(detector.name, (detector, rule))
-    order = detectors_named(tuple(first), f"masking policy {policy.name!r}")
+    order = detectors_named(tuple(first), known, f"masking policy {policy.name!r}")
     said = " ".join(map(spoken, (path, *tags)))
     finding = tuple(first[detector.name] for detector in order if first[detector.name][1].action != "keep")
     tag = next((tag for tag in tags if whole and tag in whole.tags), None)
@@ -70,9 +72,9 @@ def plan_column(policy: MaskingPolicy, path: str, tags: Sequence[str]) -> Column
     )
 
 
-def text_plan(policy: MaskingPolicy) -> ColumnPlan:
+def text_plan(policy: MaskingPolicy, known: Mapping[str, Detector] = DETECTORS) -> ColumnPlan:
     """Return what a policy does to text of no column, such as log lines: its rules without columns and tags."""
-    return plan_column(policy, "", ())
+    return plan_column(policy, "", (), known)
 
 
 def _fits(rule: MaskingRule, path: str, tags: Sequence[str]) -> bool:

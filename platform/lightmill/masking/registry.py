@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from lightmill.errors import RequestError
 from lightmill.masking.contacts import EMAIL, PHONE
 from lightmill.masking.credentials import API_KEY, URL_CREDENTIALS
@@ -32,17 +34,17 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """Names that stand for several detectors. `all` leaves out person_name, which needs an extra and a model."""
 
 
-def detectors_named(names: tuple[str, ...], where: str) -> tuple[Detector, ...]:
-    """Return the detectors that names and groups stand for, strongest first.
+def detectors_named(names: tuple[str, ...], known: Mapping[str, Detector], where: str) -> tuple[Detector, ...]:
+    """Return those of the known detectors that names and groups stand for, in their order.
 
     Raises:
         RequestError: There is no such detector or group; the message lists them.
     """
     wanted: set[str] = set()
     for name in names:
-        if name not in DETECTORS and name not in GROUPS:
+        if name not in known and name not in GROUPS:
             raise RequestError(
-                f"{where}: {name!r} is no detector (use {', '.join(DETECTORS)}, or a group: {', '.join(GROUPS)})."
+                f"{where}: {name!r} is no detector (use {', '.join(known)}, or a group: {', '.join(GROUPS)})."
             )
         wanted.update(GROUPS.get(name, (name,)))
-    return tuple(detector for name, detector in DETECTORS.items() if name in wanted)
+    return tuple(detector for name, detector in known.items() if name in wanted)
