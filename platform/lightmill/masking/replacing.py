@@ -20,6 +20,9 @@ from lightmill.records.masking import (
     TokenRule,
 )
 
+IPV6_BITS = 48
+"""The bits of an IPv6 network unless the rule says how many: a site (RFC 6177)."""
+
 Normal = Callable[[str], str]
 _NO_NAME = re.compile(r"[^a-z0-9]+")
 
@@ -44,8 +47,8 @@ def replacer(rule: MaskingRule, label: str, normal: Normal, key: MaskingKey | No
     if isinstance(rule, TokenRule):
         return tokenizer(rule, label, key).token
     if isinstance(rule, GeneralizeRule) and rule.network is not None:
-        ipv4_bits = rule.network
-        return lambda text: network_of(text, ipv4_bits, rule.ipv6_bits) or redacted
+        ipv4_bits, ipv6_bits = rule.network, rule.ipv6_bits or IPV6_BITS
+        return lambda text: network_of(text, ipv4_bits, ipv6_bits) or redacted
     if isinstance(rule, GeneralizeRule) and rule.characters is not None:
         count = rule.characters
         return lambda text: first_characters(text, count)

@@ -71,10 +71,11 @@ class Scanner:
         self, text: str, said: str, active: frozenset[str] | None
     ) -> Iterator[tuple[Find, tuple[int, bool, int]]]:
         """Yield finds that count with their rank, smaller is better: length, word near, order."""
-        numbers = _NO_IDENTIFIER.sub(lambda match: "\0" * len(match[0]), text)
-        for detector in self._detectors:
-            if active is not None and detector.name not in active:
-                continue
+        able = [detector for detector in self._detectors if active is None or detector.name in active]
+        numbers = text
+        if any(detector.numeric for detector in able):
+            numbers = _NO_IDENTIFIER.sub(lambda match: "\0" * len(match[0]), text)
+        for detector in able:
             for span in detector.find(numbers if detector.numeric else text, said):
                 is_said = detector.is_said(text, span.start, said)
                 if is_said or not span.weak or detector.name in self._bare:

@@ -107,7 +107,7 @@ class GeneralizeRule(SelectionRule):
 
     `width`: a number becomes its range [k*width, (k+1)*width). `edges`: a number becomes the range between two
     rising edges. `date`: a date becomes its month, quarter, year or decade. `network`: an IPv4 address becomes
-    its network of so many bits, an IPv6 address that of `ipv6_bits`. `characters`: so many first characters
+    its network of so many bits, an IPv6 address that of `ipv6_bits`, or of 48. `characters`: so many first characters
     stay and `*` stands for the rest, for postcodes. `lower_bound` gives a range of `width` as its lower end, a
     float64.
     """
@@ -117,7 +117,7 @@ class GeneralizeRule(SelectionRule):
     edges: tuple[float, ...] | None = Field(default=None, min_length=1)
     date: DateStep | None = None
     network: int | None = Field(default=None, ge=1, le=31)
-    ipv6_bits: int = Field(default=48, ge=1, le=127)
+    ipv6_bits: int | None = Field(default=None, ge=1, le=127)
     characters: int | None = Field(default=None, ge=1)
     lower_bound: bool = False
 
@@ -133,7 +133,7 @@ class GeneralizeRule(SelectionRule):
             raise ValueError(f"{given[0]} treats whole columns; take out detectors and name columns or tags")
         if self.lower_bound and given[0] != "width":
             raise ValueError(f"lower_bound belongs to width, not to {given[0]}; take it out")
-        if "ipv6_bits" in self.model_fields_set and given[0] != "network":
+        if self.ipv6_bits is not None and given[0] != "network":
             raise ValueError(f"ipv6_bits belongs to network, not to {given[0]}; take it out")
         return self
 

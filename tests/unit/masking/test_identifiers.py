@@ -81,8 +81,9 @@ def test_none_of_a_thousand_identifiers_is_left(rule: dict[str, object], tally: 
     found = identifiers()
     assert len(found) == 1000 and len({core(spellings[0]) for _, spellings in found}) == 1000
     written = io.BytesIO()
-    pyarrow.csv.write_csv(columns_of(found), written)
-    text = pyarrow.csv.ConvertOptions(column_types={name: pa.string() for name in columns_of(found[:1]).column_names})
+    source = columns_of(found)
+    pyarrow.csv.write_csv(source, written)
+    text = pyarrow.csv.ConvertOptions(column_types={name: pa.string() for name in source.column_names})
     table = pyarrow.csv.read_csv(io.BytesIO(written.getvalue()), convert_options=text,
                                  parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True))  # fmt: skip
     assert table.num_rows == 1000
