@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-CONTEXT_CHARS = 48
-"""How far before an identifier a word may stand that says what it is."""
+CONTEXT_BEFORE, CONTEXT_AFTER = 48, 16
+"""How many characters before and after an identifier a word may stand in that says what it is."""
+
+_WORD_CHARS = 32
 
 START = r"(?:(?<![0-9A-Za-z])|(?<=\\[nrtbf]))"
 """Where an identifier begins: after no letter and no digit, or after an escaped line end."""
@@ -86,12 +88,29 @@ class Detector(ABC):
     def normal(self, found: str) -> str:
         """Return the one spelling that stands for all spellings of what was found."""
 
-    def is_said(self, text: str, start: int, said: str) -> bool:
-        """Return whether a context word stands shortly before `start`, or in the column's name or the key."""
+    def is_said(self, text: str, span: Span, said: str) -> bool:
+        """Return whether a context word stands near a find, or in the name of the column or key."""
         if self.context is None:
             return False
-        before = spoken(text[max(0, start - CONTEXT_CHARS) : start])
-        return bool(self.context.search(said) or self.context.search(before))
+        before = spoken(text[_word_start(text, span.start - CONTEXT_BEFORE) : span.start])
+        after = spoken(text[span.stop : _word_stop(text, span.stop + CONTEXT_AFTER)])
+        return any(self.context.search(place) for place in (said, before, after))
+
+
+def _word_start(text: str, place: int) -> int:
+    """Return where the word begins that `place` is in the middle of, so that no part of a word is taken for one."""
+    place = least = max(0, place)
+    while place > max(0, least - _WORD_CHARS) and text[place - 1].isalpha():
+        place -= 1
+    return place
+
+
+def _word_stop(text: str, place: int) -> int:
+    """Return where the word ends that `place` is in the middle of."""
+    most = min(len(text), place + _WORD_CHARS)
+    while place < most and text[place].isalpha():
+        place += 1
+    return place
 
 
 def _always(_: str) -> bool:

@@ -1,6 +1,6 @@
 """Strings and numbers inside JSON text, rewritten in place: whatever is not rewritten keeps its every byte.
 
-Text that is valid JSON is walked literal by literal, keys too, each with the nearest key before it; a number
+Text that is valid JSON is walked literal by literal, keys too, each with the two keys nearest above it; a number
 that is rewritten becomes a string. Other text that holds backslashes is rewritten as free text, after its quoted
 literals were, so that an escaped `@` in a log line is seen. A string that itself holds JSON is walked as well.
 """
@@ -19,8 +19,14 @@ MOST_LEVELS = 8
 """How many times JSON may lie in a string of JSON; below that it is free text."""
 
 _STRING = r'"(?:[^"\\]|\\.)*+"'
-_LITERAL = re.compile(rf"(?P<key>{_STRING})(?=\s*:)|(?P<string>{_STRING})|(?P<number>-?\d[\d.eE+-]*+)", re.DOTALL)
+_LITERAL = re.compile(
+    rf"(?P<key>{_STRING})(?=\s*:)|(?P<string>{_STRING})|(?P<number>-?\d[\d.eE+-]*+)|(?P<open>[{{\[])|(?P<close>[}}\]])",
+    re.DOTALL,
+)
 _QUOTED = re.compile(r'"(?=[^"\\]*\\)(?:[^"\\]|\\.)*+"', re.DOTALL)
+
+KEYS_ABOVE = 2
+"""How many keys above a value say what it is: `{"ssn": {"value": 1}}` has two."""
 
 Rewrite = Callable[[str, str], str]
 """From a text and what names it (column and key, as words) to the text that stands in its place."""
@@ -38,11 +44,11 @@ def rewrite_strings(text: str, said: str, rewrite: Rewrite, level: int = 0) -> s
 
 
 class _Walk:
-    """Rewrites one document from left to right, and remembers the key."""
+    """Rewrites one document from left to right, and remembers the key of each level."""
 
     def __init__(self, said: str, rewrite: Rewrite, level: int) -> None:
         self._column = said
-        self._said = said
+        self._keys = [""]
         self._rewrite = rewrite
         self._level = level
 
@@ -51,13 +57,22 @@ class _Walk:
 
     def _literal(self, match: re.Match[str]) -> str:
         literal = match[0]
-        if match["number"]:
-            masked = self._rewrite(literal, self._said)
-            return literal if masked == literal else json.dumps(masked)
-        if match["key"]:
-            self._said = f"{self._column} {spoken(_decoded(literal) or '')}"
+        if match["open"]:
+            self._keys.append("")
+        elif match["close"]:
+            self._keys.pop()
+        elif match["key"]:
+            self._keys[-1] = spoken(_decoded(literal) or "")
             return _string(literal, self._column, self._rewrite, self._level)
-        return _string(literal, self._said, self._rewrite, self._level)
+        elif match["string"]:
+            return _string(literal, self._said(), self._rewrite, self._level)
+        else:
+            masked = self._rewrite(literal, self._said())
+            return literal if masked == literal else json.dumps(masked)
+        return literal
+
+    def _said(self) -> str:
+        return " ".join([self._column, *[key for key in self._keys if key][-KEYS_ABOVE:]])
 
 
 def _string(literal: str, said: str, rewrite: Rewrite, level: int) -> str:

@@ -77,7 +77,7 @@ class Scanner:
             numbers = _NO_IDENTIFIER.sub(lambda match: "\0" * len(match[0]), text)
         for detector in able:
             for span in detector.find(numbers if detector.numeric else text, said):
-                is_said = detector.is_said(text, span.start, said)
+                is_said = detector.is_said(text, span, said)
                 if is_said or not span.weak or detector.name in self._bare:
                     rank = (span.start - span.stop, not is_said, self._order[detector.name])
                     yield Find(span.start, span.stop, detector), rank

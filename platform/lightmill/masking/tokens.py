@@ -3,8 +3,8 @@
 A text's shape is what stands at each place: a digit, a lower-case or an upper-case ASCII letter, or itself. The
 digits and letters are one number below the product N of their alphabets' sizes. A balanced Feistel network (Luby
 and Rackoff 1988) of 10 rounds permutes the numbers of as many bits as N has; it is repeated until the result is
-below N (cycle walking, Black and Rogaway 2002). Its round function is SHAKE256 keyed by a 32-byte prefix, with the
-shape as tweak. These are tokens, not FF1 of NIST SP 800-38G: nobody but this module can compute or undo them.
+below N (cycle walking, Black and Rogaway 2002). Its round function is keyed BLAKE2b (RFC 7693), with the shape as
+tweak. These are tokens, not FF1 of NIST SP 800-38G: nobody but this module can compute or undo them.
 
 Two texts of one shape never share a token. Letters and digits outside ASCII cannot be numbered so: a keyed digest
 picks an ASCII letter or digit of their class, and these places alone may collide.
@@ -13,11 +13,15 @@ picks an ASCII letter or digit of their class, and these places alone may collid
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections.abc import Iterator
 
 from lightmill.masking.checksums import luhn, luhn_digit
 
 ROUNDS = 10
 PIECE_CHARS = 128
+"""The characters of one permutation: half of their bits fit into a BLAKE2b digest."""
+
 LEAST_TEXTS = 1_000_000
 """The fewest texts of one shape among which a token hides one (NIST SP 800-38G Rev. 1 asks as many of FF1)."""
 
@@ -91,9 +95,7 @@ class Tokenizer:
                 size *= len(alphabet)
                 number = number * len(alphabet) + alphabet.index(character)
         number = self._permute(number, size, tweak) if size > 1 else 0
-        stream = iter(
-            self._random(b"foreign" + tweak + number.to_bytes((size.bit_length() + 7) // 8, "big"), len(text))
-        )
+        stream = self._stream(tweak + number.to_bytes((size.bit_length() + 7) // 8, "big"))
         out: list[str] = []
         for character, kind in zip(reversed(text), reversed(shape), strict=True):
             alphabet = _ALPHABETS.get(kind)
@@ -111,18 +113,23 @@ class Tokenizer:
         half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
         mask = (1 << half) - 1
         length = (half + 7) // 8
-        head = self._key + len(tweak).to_bytes(4, "big") + tweak + size.to_bytes((size.bit_length() + 7) // 8, "big")
+        head = len(tweak).to_bytes(4, "big") + tweak + size.to_bytes((size.bit_length() + 7) // 8, "big")
+        keyed = hashlib.blake2b(head, key=self._key, digest_size=length, person=b"lightmill token")
         while True:
             left, right = number >> half, number & mask
             for count in range(ROUNDS):
-                digest = hashlib.shake_256(head + bytes([count]) + right.to_bytes(length, "big")).digest(length)
-                left, right = right, left ^ (int.from_bytes(digest, "big") & mask)
+                rounds = keyed.copy()
+                rounds.update(bytes([count]) + right.to_bytes(length, "big"))
+                left, right = right, left ^ (int.from_bytes(rounds.digest(), "big") & mask)
             number = left << half | right
             if number < size:
                 return number
 
-    def _random(self, label: bytes, length: int) -> bytes:
-        return hashlib.shake_256(self._key + b"\xff\xff\xff\xff" + label).digest(length)
+    def _stream(self, label: bytes) -> Iterator[int]:
+        """Yield pseudorandom bytes."""
+        for count in itertools.count():
+            block = label + count.to_bytes(4, "big")
+            yield from hashlib.blake2b(block, key=self._key, person=b"lightmill other").digest()
 
 
 def _class_of(character: str) -> str:

@@ -21,7 +21,7 @@ def classes(text: str) -> str:
     )  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.text(string.ascii_letters + string.digits + " -.@/éÖ٣", max_size=300))
 def test_length_classes_and_separators_stay(text: str) -> None:
     token = TOKENS.token(text)
@@ -37,7 +37,7 @@ def test_a_token_needs_its_key_and_its_domain_of_a_million() -> None:
 
 
 def test_two_texts_of_a_shape_never_share_a_token() -> None:
-    texts = [f"{number:06d}" for number in range(0, 10**6, 397)]
+    texts = [f"{number:06d}" for number in range(0, 10**6, 797)]
     tokens = {TOKENS.token(text) for text in texts}
     assert len(tokens) == len(texts)
     assert sum(text == token for text, token in zip(texts, map(TOKENS.token, texts), strict=True)) < 5
@@ -50,9 +50,9 @@ def test_two_texts_of_a_shape_never_share_a_token() -> None:
 def test_tokens_are_spread_evenly() -> None:
     """Chi squared of first digits, 9 degrees of freedom: 27.9 is passed once in a thousand times."""
     counts = [0] * 10
-    for number in range(5000):
+    for number in range(2000):
         counts[int(TOKENS.token(f"{number:08d}")[0])] += 1
-    assert sum((count - 500) ** 2 / 500 for count in counts) < 27.9
+    assert sum((count - 200) ** 2 / 200 for count in counts) < 27.9
 
 
 @pytest.mark.parametrize("length", [12, 14, 15, 16, 19])
@@ -73,7 +73,7 @@ def test_luhn_stays_valid_where_it_was(length: int) -> None:
     assert sum(luhn(TOKENS.token(digits(rng, 16))) for _ in range(200)) < 60
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.integers(-(2**63), 2**63 - 1))
 def test_whole_numbers_keep_their_sign_and_digits(value: int) -> None:
     token = TOKENS.number(value, 1 << 63)
@@ -85,9 +85,9 @@ def test_whole_numbers_keep_their_sign_and_digits(value: int) -> None:
 
 
 def test_whole_numbers_stay_inside_their_type_and_apart() -> None:
-    values = [2**31 - 1 - number for number in range(500)] + list(range(10**9, 10**9 + 500))
+    values = [2**31 - 1 - number for number in range(200)] + list(range(10**9, 10**9 + 200))
     tokens = [TOKENS.number(value, 1 << 31) for value in values]
-    assert len(set(tokens)) == 1000 and all(10**9 <= token < 2**31 for token in tokens)
+    assert len(set(tokens)) == 400 and all(10**9 <= token < 2**31 for token in tokens)
 
 
 def test_the_permutation_permutes() -> None:

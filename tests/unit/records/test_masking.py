@@ -80,7 +80,7 @@ def test_what_is_wrong_is_named(value: object, said: str) -> None:
         parse_masking_policy(value, "m")
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=6) | st.sampled_from(["redact", "email", "noise"]),
     lambda inner: st.lists(inner, max_size=3)
