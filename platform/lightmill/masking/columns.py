@@ -85,7 +85,7 @@ class TableWork:
         done: list[pa.Array | None] = []
         start = 0
         try:
-            for chunk in column.chunks or [pa.nulls(0, column.type)]:
+            for chunk in _chunks(column):
                 ids = None if self._row_ids is None else self._row_ids[start : start + len(chunk)]
                 done.append(self._array(name, chunk, ids))
                 start += len(chunk)
@@ -150,6 +150,12 @@ class TableWork:
         offsets = np.concatenate([[0], np.cumsum(_lengths(array))])
         build = pa.LargeListArray if large else pa.ListArray
         return build.from_arrays(pa.array(offsets, pa.int64() if large else pa.int32()), values, mask=array.is_null())
+
+
+def _chunks(column: pa.ChunkedArray) -> list[pa.Array]:
+    """Return the column as one array, or as few as its type can hold; at least one."""
+    combined: Any = column.combine_chunks()
+    return combined.chunks if isinstance(combined, pa.ChunkedArray) else [combined]
 
 
 def is_list(kind: pa.DataType) -> bool:

@@ -14,7 +14,7 @@ _EMAIL = re.compile(
     re.IGNORECASE,
 )
 
-_INTERNATIONAL = r"(?:\+|(?<!\d)00)[ ]?\(?[1-9](?:[ .\-/()]{0,2}\d){6,14}"
+_INTERNATIONAL = r"(?:\+|00[ ]?)\(?[1-9](?:[ .\-/()]{0,2}\d){6,14}"
 _NORTH_AMERICAN = r"(?:1[ .-])?(?:\([2-9]\d{2}\)|[2-9]\d{2})[ .-]{1,2}[2-9]\d{2}[ .-]\d{4}"
 _TRUNK = r"(?:\(0\d{1,5}\)|0\d{1,5})[ .\-/]{1,2}\d{2,8}(?:[ .\-/]\d{2,6}){0,4}"
 _DIGITS = r"\d(?:[ .\-/()]{0,2}\d){6,12}"
@@ -30,6 +30,7 @@ _DATE = re.compile(
 )
 _DECIMAL = re.compile(r"[+-]?\d+\.\d+")
 _THOUSANDS = re.compile(r"\d{1,3}(?:([ .])\d{3})(?:\1\d{3})+")
+_ZIP_4 = re.compile(r"0\d{4}-\d{4}")
 
 
 def _is_phone(found: str) -> bool:
@@ -59,7 +60,7 @@ PHONE = PatternDetector(
     hint=r"\d(?:[ .\-/()]{0,2}\d){6}",
     patterns=_PHONES,
     check=_is_phone,
-    weak=lambda found: not _STRONG.fullmatch(found) or bool(_THOUSANDS.fullmatch(found)),
+    weak=lambda found: not _STRONG.fullmatch(found) or bool(_THOUSANDS.fullmatch(found) or _ZIP_4.fullmatch(found)),
     normal_of=_phone_normal,
     context=words(
         "phones?",

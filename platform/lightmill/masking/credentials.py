@@ -64,7 +64,7 @@ class ApiKeyDetector(Detector):
         re.compile(rf"(?<![0-9A-Za-z])((?:{'|'.join(_KNOWN)}))(?![0-9A-Za-z])"),
         re.compile(r"(-----BEGIN [A-Z ]{0,32}PRIVATE KEY-----[^-]{0,16384}(?:-----END [A-Z ]{0,32}PRIVATE KEY-----)?)"),
         re.compile(r"\b(?:bearer|basic)\s{1,3}([\w.~+/-]{16,8192}={0,2})", re.IGNORECASE),
-        re.compile(rf"{_ASSIGNED}([^\s\"',;&\[]{{4,512}})", re.IGNORECASE),
+        re.compile(rf"{_ASSIGNED}(?!(?:none|null|nil|true|false)\b)([^\s\"',;&\[]{{4,512}})", re.IGNORECASE),
     )
 
     def find(self, text: str, said: str) -> Iterator[Span]:

@@ -109,7 +109,6 @@ class Masker:
                 twice, text is not UTF-8, or noise has no row ids.
         """
         self._check_names(table.schema)
-        table = table.combine_chunks()
         work = TableWork(self._columns, _as_row_ids(row_ids, table.num_rows))
         fields: list[pa.Field] = []
         columns: list[pa.ChunkedArray] = []

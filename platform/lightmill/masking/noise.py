@@ -49,8 +49,8 @@ def add_noise(
     largest = float(np.max(np.abs(steps), where=np.isfinite(steps), initial=0.0))
     if largest > _MOST_STEPS:
         raise RequestError(
-            f"noise of scale {scale:g} is too fine for values as large as {largest * grid:.1e}: float64 cannot hold "
-            "both. Use a smaller epsilon, a larger sensitivity, or minimum and maximum."
+            f"noise of scale {scale:g} is too fine for values as large as these: float64 cannot hold both. Use a "
+            "smaller epsilon, a larger sensitivity, or minimum and maximum."
         )
     noisy = (steps + _geometric_difference(_uniform(key, row_ids, values), grid / scale)) * grid
     if rule.minimum is not None and rule.maximum is not None:

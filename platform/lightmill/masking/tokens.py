@@ -6,8 +6,9 @@ and Rackoff 1988) of 10 rounds permutes the numbers of as many bits as N has; it
 below N (cycle walking, Black and Rogaway 2002). Its round function is keyed BLAKE2b (RFC 7693), with the shape as
 tweak. These are tokens, not FF1 of NIST SP 800-38G: nobody but this module can compute or undo them.
 
-Two texts of one shape never share a token. Letters and digits outside ASCII cannot be numbered so: a keyed digest
-picks an ASCII letter or digit of their class, and these places alone may collide.
+Two texts of one shape never share a token, except that with a kept Luhn digit a text without one may meet one with.
+Letters and digits outside ASCII cannot be numbered so: a keyed digest picks an ASCII letter or digit of their class,
+and these places alone may collide.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from lightmill.masking.keys import MaskingKey
 from lightmill.masking.noise import add_noise
 from lightmill.masking.planning import ColumnPlan
 from lightmill.masking.replacing import placeholder, replacer, tokenizer
-from lightmill.records.masking import GeneralizeRule, NoiseRule, RedactRule, TokenRule
+from lightmill.records.masking import DateStep, GeneralizeRule, NoiseRule, RedactRule, TokenRule
 
 pc: Any = compute  # pyarrow makes its functions at import, where type checkers do not see them
 
@@ -101,7 +101,7 @@ def _ranges(array: pa.Array, plan: ColumnPlan, rule: GeneralizeRule) -> pa.Array
 
 
 def _dates(array: pa.Array, plan: ColumnPlan, rule: GeneralizeRule) -> pa.Array:
-    step = rule.date or "year"
+    step: DateStep = rule.date or "year"
     hidden = placeholder(plan.label)
     if is_text(array.type):
         return _each(array, lambda text: _dated(parse_date(text), step, hidden), pa.string())
@@ -112,8 +112,8 @@ def _dates(array: pa.Array, plan: ColumnPlan, rule: GeneralizeRule) -> pa.Array:
     return _each(array.cast(pa.date32(), safe=False), lambda day: _dated(day, step, hidden), pa.string())
 
 
-def _dated(day: date | None, step: str, hidden: str) -> str:
-    return hidden if day is None else coarse_date(day, step)  # pyright: ignore[reportArgumentType]
+def _dated(day: date | None, step: DateStep, hidden: str) -> str:
+    return hidden if day is None else coarse_date(day, step)
 
 
 def _each(array: pa.Array, change: Callable[..., object], kind: pa.DataType | None) -> pa.Array:

@@ -127,7 +127,8 @@ def test_what_is_broken_is_not_found(text: str) -> None:
     "width 1920x1080", "v1.2.3", "chapter 3.2.1", "pages 100-120", "10-20-30", "Q3/2024", "1:0", "50 % of 200",
     "sha256 e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", "0x7fffffffffffffff",
     "lat 52.520008, lon 13.404954", "ratio 16:9 at 60 Hz", "the key question", "a secret garden", "pass the salt",
-    "tokens per second: 1200", "12 15 18 20 33 45 51 60 72", "C++ std::map<int>", "x[1::2]",
+    "tokens per second: 1200", "Boston, MA 02110-1301",
+    "5 + 907133923", "password = None", "12 15 18 20 33 45 51 60 72", "C++ std::map<int>", "x[1::2]",
 ])  # fmt: skip
 def test_plain_numbers_dates_and_words_are_left_alone(text: str) -> None:
     assert found(text) == [] and found(f"see {text}, then") == []
@@ -221,7 +222,7 @@ def test_all_spellings_have_one_normal_form() -> None:
 
 def test_a_long_cell_takes_time_in_proportion() -> None:
     """Long texts that begin many identifiers and end none; a quadratic pattern would not come back."""
-    for text in ("a" * 200_000, "1 " * 50_000, "a." * 50_000 + "@", "1-" * 30_000, '"' * 30_000, "\\" * 30_000):
+    for text in ("a" * 100_000, "1 " * 25_000, "a." * 25_000 + "@", "1-" * 15_000, '"' * 15_000, "\\" * 15_000):
         assert SCANNER.find(text, "") == []
 
 

@@ -1,7 +1,8 @@
-"""JSON lines. Clean blocks go through pyarrow's reader, after a check of their nesting, which it does not limit.
+"""JSON lines. Clean blocks go through pyarrow's reader, after a check that each line is an object and not too deep.
 
-A deep enough nesting overflows the stack of pyarrow's reader and ends the process, and it takes bytes that are no
-UTF-8: so both are checked before it sees a block. Blocks with a bad row are halved until that row stands alone.
+Deep nesting overflows the stack of pyarrow's reader, and a line `null` is read through a null pointer: both end
+the process. It also takes bytes that are no UTF-8. So all three are checked before it sees a line. Blocks with a
+bad row are halved until that row stands alone.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class JsonlSource(LineSource[JsonlSpec]):
 
     def _block(self, data: bytes, first: int, part: Part, on_bad: OnBad) -> tuple[pa.Table, Rows, int]:
         count = count_rows(data)
-        if _is_utf8(data) and _is_shallow(data, self.limits.depth):
+        if _is_utf8(data) and _is_safe(data, count, self.limits.depth):
             table = _parsed(data, self.schema(), self._unexpected())
             if table is not None and len(table) == count:
                 return *self.conform(table, consecutive(first, count), part, on_bad), count
@@ -68,17 +69,8 @@ class JsonlSource(LineSource[JsonlSpec]):
     def _readable(self, data: bytes) -> tuple[list[bytes], dict[int, str]]:
         """Return the lines that are not empty, and what is wrong with those that must not be parsed."""
         lines = [line for line in re.split(rb"[\r\n]+", data) if line]
-        wrong = {number: reason for number, line in enumerate(lines) if (reason := self._unsafe(line))}
+        wrong = {number: reason for number, line in enumerate(lines) if (reason := _danger(line, self.limits.depth))}
         return [b"" if number in wrong else line for number, line in enumerate(lines)], wrong
-
-    def _unsafe(self, line: bytes) -> str:
-        """Return why a line must not be parsed, or an empty string."""
-        if not _is_utf8(line):
-            return "its bytes are no UTF-8; declare the encoding"
-        depth, closed = _nesting(line, self.limits.depth)
-        if depth > self.limits.depth:
-            return f"it is nested deeper than limits.depth of {self.limits.depth}"
-        return "" if closed else "it is no whole JSON object"
 
     def _mend(self, data: bytes, first: int, part: Part, on_bad: OnBad) -> tuple[pa.Table, Rows]:
         """Return the good rows of a block that has bad ones; a loop over its lines."""
@@ -154,7 +146,7 @@ def _read(data: bytes, schema: pa.Schema | None, unexpected: str, size: int) -> 
 def _reason(line: bytes, schema: pa.Schema | None, unexpected: str) -> tuple[str, BadKind]:
     """Return what is wrong with one line, without its values."""
     try:
-        rows = len(_read(line, schema, unexpected, len(line) + 1))
+        _read(line, schema, unexpected, len(line) + 1)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as exc:
         said = str(exc).splitlines()[0]
         kind: BadKind = (
@@ -162,7 +154,7 @@ def _reason(line: bytes, schema: pa.Schema | None, unexpected: str) -> tuple[str
         )
         said = re.sub(r"couldn't parse:.*", "the number does not fit", said)
         return re.sub(r" in row \d+$", "", said)[:200].rstrip("."), kind
-    return f"it holds {rows} JSON objects, not one", "unreadable"
+    return "it is no JSON object", "unreadable"
 
 
 def _runs(numbers: Sequence[int]) -> list[slice]:
@@ -176,35 +168,48 @@ def _runs(numbers: Sequence[int]) -> list[slice]:
     return found
 
 
-def _is_shallow(data: bytes, limit: int) -> bool:
-    """Return whether no reader of this block nests deeper than `limit`, strings and lines told apart exactly.
+def _is_safe(data: bytes, rows: int, limit: int) -> bool:
+    """Return whether a block is surely an object a line, none nested deeper than `limit`.
 
-    Rows that are flat objects without brackets in their strings are recognised by counting alone.
+    Rows that are flat objects without brackets in their strings are recognised by counting alone; for others
+    the depth of every bracket is computed, with strings told apart. A block with other white space around its
+    objects is not sure, and looked at line by line. A line break in a string is an error to the reader, so no
+    string goes on into the next line.
     """
-    lines = data.count(b"\n")
-    flat = data.count(b"{") == lines == data.count(b"}") == data.count(b"}\n") and b"[" not in data
-    if flat and data.startswith(b"{") and data.count(b"\n{") == lines - 1:
+    closed = data if data.endswith(b"\n") else data + b"\n"
+    opened = data.startswith(b"{") and closed.count(b"\n{") == rows - 1
+    if not opened or b"\n\n" in data:
+        return False
+    if b"[" not in data and data.count(b"{") == rows == data.count(b"}") == closed.count(b"}\n"):
         return True
-    bare = data.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in data else data
-    marks = _MARKS[np.frombuffer(bare, dtype=np.uint8)]
-    marks = marks[marks != 0]
+    bare = closed.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in closed else closed
+    codes = np.frombuffer(bare, dtype=np.uint8)
+    marks = _MARKS[codes]
+    places = np.flatnonzero(marks)
+    marks = marks[places]
     outside = np.cumsum(marks == _QUOTE, dtype=np.int32) % 2 == 0
-    steps = np.where(outside & (marks != _QUOTE), marks, 0).astype(np.int32)
-    return len(steps) == 0 or int(np.cumsum(steps, dtype=np.int32).max()) <= limit
+    depth = np.cumsum(np.where(outside & (marks != _QUOTE), marks, 0), dtype=np.int32)
+    ends = places[outside & (marks == -1) & (depth == 0)]
+    after = codes[ends + 1]
+    after = np.where(after == ord("\r"), codes[np.minimum(ends + 2, len(codes) - 1)], after)
+    return len(ends) == rows and bool((after == ord("\n")).all()) and int(depth.max()) <= limit
 
 
-def _nesting(line: bytes, limit: int) -> tuple[int, bool]:
-    """Return how deep objects and lists nest in one line, strings apart, and whether all of them are closed.
-
-    It stops at the first that is deeper than `limit`.
-    """
-    depth = deepest = 0
-    for bracket in _BRACKET.finditer(_STRING.sub(b"", line)):
+def _danger(line: bytes, limit: int) -> str:
+    """Return why a line must not be parsed, or an empty string: it must be one object, not too deep."""
+    if not _is_utf8(line):
+        return "its bytes are no UTF-8; declare the encoding"
+    bare = _STRING.sub(b"", line).strip(b" \t")
+    if not bare.startswith(b"{"):
+        return "it is no JSON object"
+    depth = 0
+    for bracket in _BRACKET.finditer(bare):
         depth += 1 if bracket[0] in b"[{" else -1
-        deepest = max(deepest, depth)
-        if deepest > limit:
-            break
-    return deepest, depth == 0
+        if depth > limit:
+            return f"it is nested deeper than limits.depth of {limit}"
+        if depth <= 0:
+            return "" if bracket.end() == len(bare) else "it goes on after a JSON object"
+    return "it is no whole JSON object"
 
 
 def _is_utf8(data: bytes) -> bool:

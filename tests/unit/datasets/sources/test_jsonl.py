@@ -80,6 +80,21 @@ def test_nesting_that_goes_on_from_line_to_line_is_no_crash(tmp_path: Path, line
     assert len(bad) == 30_000
 
 
+@pytest.mark.parametrize(
+    "line",
+    [b"null", b" null ", b'{"a":1}null', b'{"a":1} null {"a":1}', b'{"a":1}null"}', b'{"a":1}\\"null}', b"}null"],
+)
+@pytest.mark.parametrize("columns", [INTEGER, None])
+def test_a_null_for_a_row_is_a_bad_row_and_no_crash(tmp_path: Path, line: bytes, columns: dict | None) -> None:
+    for content in (line, b'{"a":1}\n' + line, b'{"a":1}\r\n' + line + b'\r\n{"a":[2,{"b":3}]}\n', line * 3):
+        folder = written(tmp_path, b'{"a":1}\n' + content + b"\n")
+        for part_bytes in (1, 1 << 20):
+            found = source(folder, columns, format="jsonl", path="d.jsonl", part_bytes=part_bytes)
+            rows, bad = read(found)
+            assert rows[0][0] == 0
+            assert bad
+
+
 def test_many_brackets_that_are_not_deep_are_fine(tmp_path: Path) -> None:
     row: Any = {"a": [[n, n] for n in range(500)], "s": "[[[[{{{{" * 100}
     found = source(written(tmp_path, (json.dumps(row) + "\n").encode() * 3), format="jsonl", path="d.jsonl")
