@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from lightmill.datasets.columns import FEATURES
 from lightmill.datasets.parquet import read_encrypted
-from lightmill.datasets.splits import SPLITS
 from lightmill.errors import RequestError
 from lightmill.records.assets import FileEntry
 from lightmill.records.references import VersionId
+from lightmill.records.splitting import SPLITS
 from lightmill.registry import OpenVersion, RegistryLocation
 
 ALL_ROWS = 1 << 62

@@ -5,7 +5,9 @@ What travels to Ray's workers is a `RegistryLocation` and ids; each worker opens
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 import ray.data
@@ -16,22 +18,41 @@ from ray.data.datasource import ReadTask
 from lightmill.datasets.columns import FEATURES, LABEL
 from lightmill.datasets.parquet import write_encrypted
 from lightmill.datasets.reading import read_file, split_files
-from lightmill.datasets.splits import SPLITS
 from lightmill.records.assets import FileEntry
 from lightmill.records.references import VersionId
-from lightmill.registry import DraftId, OpenVersion, RegistryLocation
+from lightmill.records.splitting import SPLITS
+from lightmill.registry import Draft, DraftId, OpenVersion, RegistryLocation
 
 SPLIT_COLUMN = "split"
+QUARANTINE = "quarantine"
 ROWS_PER_FILE = 250_000
 
 
-class SealedSink(Datasink[list[FileEntry]]):
-    """Writes blocks with a `split` column (int8) as encrypted Parquet objects of a draft, a file per split."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedBlock:
+    """`rows` have a column `split` int8, an index into SPLITS; `aside` are rejected rows that are kept, or nothing."""
 
-    def __init__(self, location: RegistryLocation, draft: DraftId, tags: Mapping[str, str]) -> None:
+    rows: pa.Table
+    aside: pa.Table
+
+
+class SealedSink(Datasink[list[FileEntry]]):
+    """Prepares blocks where they are and writes them as encrypted Parquet objects of a draft, files for each split.
+
+    A task holds at most the rows of one file for each split.
+    """
+
+    def __init__(
+        self,
+        location: RegistryLocation,
+        draft: DraftId,
+        tags: Mapping[str, str],
+        prepare: Callable[[pa.Table], PreparedBlock],
+    ) -> None:
         self._location = location
         self._draft = draft
         self._tags = dict(tags)
+        self._prepare = prepare
         self.files: list[FileEntry] = []
 
     def get_name(self) -> str:
@@ -39,31 +60,66 @@ class SealedSink(Datasink[list[FileEntry]]):
         return "Sealed"
 
     def write(self, blocks: Iterable[object], ctx: object) -> list[FileEntry]:
-        """Seal this task's blocks; runs in a Ray worker."""
-        tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]  # pyright: ignore[reportArgumentType]
-        table = pa.concat_tables([t for t in tables if t.num_rows]) if any(t.num_rows for t in tables) else None
-        return list(self._write_splits(table, ctx.task_idx)) if table is not None else []  # pyright: ignore[reportAttributeAccessIssue]
-
-    def _write_splits(self, table: pa.Table, task: int) -> Iterator[FileEntry]:
-        draft = self._location.open().join(self._draft)
-        for code, split in enumerate(SPLITS):
-            rows = table.filter(pa.array(table.column(SPLIT_COLUMN).to_numpy() == code)).drop_columns([SPLIT_COLUMN])
-            for number, start in enumerate(range(0, rows.num_rows, ROWS_PER_FILE)):
-                part = rows.slice(start, ROWS_PER_FILE)
-                data = write_encrypted(part, draft.subkey, self._tags)
-                digest, size = draft.put_object(data)
-                yield FileEntry(
-                    path=f"{split}/{task:05d}-{number:05d}.parquet",
-                    size=size,
-                    sha256=digest,
-                    object=digest,
-                    rows=part.num_rows,
-                    group=split,
-                )
+        """Prepare and seal this task's blocks; runs in a Ray worker."""
+        writer = _Writer(self._location.open().join(self._draft), self._tags, ctx.task_idx)  # pyright: ignore[reportAttributeAccessIssue]
+        for block in blocks:
+            table = BlockAccessor.for_block(block).to_arrow()  # pyright: ignore[reportArgumentType]
+            if table.num_rows:
+                found = self._prepare(table)
+                code = found.rows.column(SPLIT_COLUMN).to_numpy()
+                rows = found.rows.drop_columns([SPLIT_COLUMN])
+                for number, split in enumerate(SPLITS):
+                    writer.add(split, rows.filter(pa.array(code == number)))
+                writer.add(QUARANTINE, found.aside)
+        return writer.finish()
 
     def on_write_complete(self, write_result: object) -> None:
         """Collect what the tasks wrote, on the driver."""
         self.files = [entry for entries in write_result.write_returns for entry in entries]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class _Writer:
+    """Gathers rows by group and writes a file when there are enough."""
+
+    def __init__(self, draft: Draft, tags: Mapping[str, str], task: int) -> None:
+        self._draft = draft
+        self._tags = dict(tags)
+        self._task = task
+        self._waiting: dict[str, list[pa.Table]] = {}
+        self._written: Counter[str] = Counter()
+        self._entries: list[FileEntry] = []
+
+    def add(self, group: str, rows: pa.Table) -> None:
+        """Take rows of a group, a split or the quarantine."""
+        if rows.num_rows:
+            waiting = self._waiting.setdefault(group, [])
+            waiting.append(rows)
+            if sum(table.num_rows for table in waiting) >= ROWS_PER_FILE:
+                self._flush(group)
+
+    def finish(self) -> list[FileEntry]:
+        """Write what is left; return all files."""
+        for group in sorted(self._waiting):
+            self._flush(group)
+        return self._entries
+
+    def _flush(self, group: str) -> None:
+        tables = self._waiting.pop(group, [])
+        if not tables:
+            return
+        rows = pa.concat_tables(tables, promote_options="default")
+        tags = {name: tag for name, tag in self._tags.items() if name in rows.column_names}
+        digest, size = self._draft.put_object(write_encrypted(rows, self._draft.subkey, tags))
+        entry = FileEntry(
+            path=f"{group}/{self._task:05d}-{self._written[group]:05d}.parquet",
+            size=size,
+            sha256=digest,
+            object=digest,
+            rows=rows.num_rows,
+            group=group,
+        )
+        self._written[group] += 1
+        self._entries.append(entry)
 
 
 class SealedSource(Datasource):

@@ -10,6 +10,8 @@ from typing import Literal
 from pydantic import Field
 
 from lightmill.records.annotations import Notes, Stage
+from lightmill.records.fitted import TabularPreparation
+from lightmill.records.masking import MaskingReport
 from lightmill.records.base import Record
 from lightmill.records.references import AssetKind, VersionId
 from lightmill.records.signature import Architecture, Preprocessing, Signature, TensorSpec
@@ -98,12 +100,14 @@ class ColumnProfile(Record):
 
 
 class Profile(Record):
-    """What ingestion found and did. `dropped` maps a reason to a number of rows."""
+    """What ingestion found and did, without any value. `dropped` and `quarantined` map a reason to a number of rows."""
 
     rows_in: int
     rows_kept: int
     dropped: dict[str, int]
     clipped: int = 0
+    quarantined: dict[str, int] = Field(default_factory=dict)
+    masked: MaskingReport | None = None
     splits: dict[str, int]
     classes: dict[str, int] = Field(default_factory=dict)
     columns: tuple[ColumnProfile, ...] = ()
@@ -120,9 +124,11 @@ class SourceFile(Record):
 class DatasetCard(Record):
     """What a dataset version is.
 
-    Its Parquet columns are `row_id` int64 (position in the source), `label` int64 (index into `classes`), the
-    prepared `features` float32 [feature_size] as a fixed-size list, and, if `source_columns` is not empty, the
-    cleaned source columns by those names.
+    Its Parquet columns are `row_id` int64 (position in the source), `label` int64 (index into `classes`, if there are
+    any), the prepared `features` float32 [feature_size] as a fixed-size list, and, if `source_columns` is not empty, the
+    cleaned source columns by those names. Rows kept aside are files of the group `quarantine`.
+
+    Where `preparation` is given, rows of named columns are prepared by it, and `preprocessing` has no steps.
     """
 
     features: TensorSpec
@@ -133,6 +139,7 @@ class DatasetCard(Record):
     profile: Profile
     description: str = ""
     licence: str = ""
+    preparation: TabularPreparation | None = None
 
 
 class ModelCard(Record):
@@ -143,6 +150,7 @@ class ModelCard(Record):
     signature: Signature
     classes: tuple[str, ...]
     metrics: dict[str, float]
+    preparation: TabularPreparation | None = None
 
 
 class RunCard(Record):

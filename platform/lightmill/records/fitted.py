@@ -199,6 +199,22 @@ class FittedPreparation(Record):
         )
 
 
+class InputColumn(Record):
+    """A column as it comes in: its name, its declared dtype, and the shape of a tensor."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] | None = None
+
+
+class TabularPreparation(Record):
+    """From rows of named columns to features float32 [width]: what serving and batch inference apply."""
+
+    columns: tuple[InputColumn, ...]
+    fitted: FittedPreparation
+    width: int = Field(ge=1)
+
+
 def _same_length(record: RecordT, columns: tuple[str, ...], *others: tuple[object, ...]) -> RecordT:
     for other in others:
         if len(other) != len(columns):

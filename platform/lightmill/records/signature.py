@@ -9,7 +9,7 @@ from pydantic import Field
 from lightmill.errors import RequestError
 from lightmill.records.base import Record
 
-Datatype = Literal["BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64", "FP32", "FP64"]
+Datatype = Literal["BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64", "FP32", "FP64", "BYTES"]
 
 
 class TensorSpec(Record):

@@ -6,8 +6,6 @@ remedy.
 
 from __future__ import annotations
 
-import math
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -20,147 +18,11 @@ from lightmill.records.references import check_alias, check_name, parse_referenc
 from lightmill.records.signature import Architecture
 
 SPEC_MAX_BYTES = 1 << 20
-RESERVED_COLUMNS = {"row_id", "label", "features", "split"}
-FAMILY_MAX = 100_000
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 SpecT = TypeVar("SpecT", bound="Spec")
 
 
 class Spec(Record):
     """Base of the specifications, each of which has a name."""
-
-
-class SourceSpec(Record):
-    """Where the rows come from. A relative path is taken from the folder of the specification."""
-
-    format: Literal["csv"] = "csv"
-    path: str
-
-
-class ColumnSpec(Record):
-    """One column, or a numbered family of columns: `p{00..63}` stands for p00, p01, ... p63.
-
-    `values` are the allowed ones, in the order that gives a label its class index.
-    """
-
-    name: str
-    dtype: Literal["int64", "float64", "string"]
-    role: Literal["feature", "label", "ignore"] = "feature"
-    minimum: float | None = None
-    maximum: float | None = None
-    values: tuple[int | str, ...] | None = None
-    tags: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        found = _RANGE.search(self.name)
-        if found and not 0 <= int(found[2]) - int(found[1]) < FAMILY_MAX:
-            raise ValueError(f"the range in {self.name!r} must rise and hold at most {FAMILY_MAX} columns")
-        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
-            raise ValueError(f"minimum {self.minimum:g} is more than maximum {self.maximum:g}")
-        if self.values and len(set(map(str, self.values))) < len(self.values):
-            raise ValueError(f"values {list(self.values)} holds one of them twice")
-        if self.role == "feature" and self.dtype == "string":
-            raise ValueError("a feature must be a number; give it role 'ignore', or encode it in the source")
-        return self
-
-    def names(self) -> tuple[str, ...]:
-        """Return the column names that this entry stands for."""
-        found = _RANGE.search(self.name)
-        if not found:
-            return (self.name,)
-        first, last = found.groups()
-        return tuple(
-            f"{self.name[: found.start()]}{number:0{len(first)}d}{self.name[found.end() :]}"
-            for number in range(int(first), int(last) + 1)
-        )
-
-
-class RulesSpec(Record):
-    """What happens to a row that breaks the declared schema."""
-
-    missing: Literal["drop", "fail"] = "fail"
-    out_of_range: Literal["drop", "clip", "fail"] = "fail"
-    duplicates: Literal["drop", "keep", "fail"] = "fail"
-
-
-class SplitSpec(Record):
-    """The shares of the three splits; they add up to 1. `stratify` keeps each class's share in every split."""
-
-    train: float = Field(default=0.7, gt=0, lt=1)
-    validation: float = Field(default=0.1, gt=0, lt=1)
-    test: float = Field(default=0.2, gt=0, lt=1)
-    stratify: bool = True
-    seed: int = Field(default=0, ge=0)
-
-    @model_validator(mode="after")
-    def _shares_add_up(self) -> Self:
-        total = self.train + self.validation + self.test
-        if not math.isclose(total, 1.0, abs_tol=1e-6):
-            raise ValueError(f"the shares add up to {total:g}; make train + validation + test = 1")
-        return self
-
-
-class FeaturesSpec(Record):
-    """The tensor that the feature columns form, in the order of the columns."""
-
-    name: str = "features"
-    shape: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
-
-
-class PrepareSpec(Record):
-    """One preparation step, fitted on the training split only."""
-
-    step: Literal["standardize"]
-
-
-class DatasetSpec(Spec):
-    """`dataset.yaml`: a source, its declared schema, and how to clean, split and prepare it."""
-
-    name: str
-    description: str = ""
-    licence: str = ""
-    source: SourceSpec
-    features: FeaturesSpec
-    columns: tuple[ColumnSpec, ...] = Field(min_length=1)
-    rules: RulesSpec = RulesSpec()
-    split: SplitSpec = SplitSpec()
-    prepare: tuple[PrepareSpec, ...] = ()
-    keep_source_columns: bool = True
-
-    @field_validator("name")
-    @classmethod
-    def _name(cls, value: str) -> str:
-        return check_name(value, "dataset")
-
-    @model_validator(mode="after")
-    def _columns(self) -> Self:
-        names = [name for column in self.columns for name in column.names()]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"columns {twice} are declared twice")
-        reserved = sorted(RESERVED_COLUMNS & set(names))
-        if reserved:
-            raise ValueError(f"column names {reserved} are reserved; rename them in the source")
-        if len(self.label_columns()) != 1:
-            raise ValueError(f"exactly one column has role 'label'; found {list(self.label_columns())}")
-        if math.prod(self.features.shape) != len(self.feature_columns()):
-            raise ValueError(
-                f"features.shape {list(self.features.shape)} holds {math.prod(self.features.shape)} values but "
-                f"{len(self.feature_columns())} columns have role 'feature'"
-            )
-        return self
-
-    def _by_role(self, role: str) -> tuple[str, ...]:
-        return tuple(name for column in self.columns if column.role == role for name in column.names())
-
-    def feature_columns(self) -> tuple[str, ...]:
-        """Return the names of the feature columns, in order."""
-        return self._by_role("feature")
-
-    def label_columns(self) -> tuple[str, ...]:
-        """Return the names of the label columns; a valid specification has one."""
-        return self._by_role("label")
 
 
 class WorkerResources(Record):
@@ -285,7 +147,7 @@ def parse_spec(kind: type[SpecT], value: Any, where: str) -> SpecT:
     try:
         return kind.model_validate(value)
     except ValidationError as exc:
-        raise RequestError(f"{where} is not a valid {kind.__name__}: {_first_problems(exc, kind)}") from exc
+        raise RequestError(f"{where} is not a valid {kind.__name__}: {_first_problems(exc, kind, value)}") from exc
 
 
 def read_spec_file(path: Path) -> dict[str, Any]:
@@ -313,11 +175,24 @@ def load_spec(kind: type[SpecT], path: Path) -> SpecT:
     return parse_spec(kind, read_spec_file(path), str(path))
 
 
-def _first_problems(exc: ValidationError, kind: type[Spec], most: int = 3) -> str:
+def _place(loc: tuple[int | str, ...], value: Any, *, missing: bool) -> list[int | str]:
+    """Return where in `value` a problem is, without the names that pydantic puts in for members of a union."""
+    found: list[int | str] = []
+    for position, part in enumerate(loc):
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            if not missing or position + 1 < len(loc):
+                continue
+        found.append(part)
+    return found
+
+
+def _first_problems(exc: ValidationError, kind: type[Spec], value: Any, most: int = 3) -> str:
     """Describe the first problems: which key, which value, what is expected."""
     lines = []
     for problem in exc.errors()[:most]:
-        key = ".".join(str(part) for part in problem["loc"])
+        key = ".".join(map(str, _place(problem["loc"], value, missing=problem["type"] == "missing")))
         if problem["type"] == "extra_forbidden":
             known = ", ".join(sorted(kind.model_fields)) if len(problem["loc"]) == 1 else ""
             lines.append(f"unknown key {key!r}" + (f" (known keys: {known})" if known else ""))

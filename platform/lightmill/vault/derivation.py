@@ -67,6 +67,11 @@ def dedup_key(name_key: bytes, mid: str) -> bytes:
     return derive(name_key, b"lmdedup1\0" + mid.encode())
 
 
+def masking_key(name_key: bytes) -> bytes:
+    """Return the 32-byte key of a workspace's pseudonyms, tokens and noise: the same for all its datasets."""
+    return derive(name_key, b"lmmask1\0")
+
+
 def fingerprint(key: bytes, data: Buffer) -> str:
     """Return the keyed BLAKE3 digest of a piece's plaintext as 64 hex characters.
 

@@ -19,7 +19,7 @@ from lightmill.errors import ConflictError, NotFoundError, RequestError, Unavail
 from lightmill.records.base import now_iso
 from lightmill.vault.canonical import encode_base64
 from lightmill.vault.confined import Confined
-from lightmill.vault.derivation import KEY_BYTES, asset_id, dedup_key, new_key
+from lightmill.vault.derivation import KEY_BYTES, asset_id, dedup_key, masking_key, new_key
 from lightmill.vault.keychain import Keychain
 from lightmill.vault.keyring_access import RingAccess
 from lightmill.vault.keyring_file import Erasure, KeyRingFile, RootKey, TrailEnd, write_key_ring
@@ -151,6 +151,10 @@ class KeyRing(Confined):
     def trail(self) -> TrailEnd | None:
         """The last receipt of the audit trail beside the ring that the ring knows of."""
         return self._contents.trail
+
+    def masking_key(self, workspace: str) -> bytes:
+        """Return the key of a workspace's pseudonyms, 32 bytes; errors as `workspace_name_key`."""
+        return masking_key(self.workspace_name_key(workspace))
 
     def workspace_name_key(self, workspace: str) -> bytes:
         """Return the secret under which the names of a workspace become asset ids.

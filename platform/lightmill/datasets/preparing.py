@@ -1,0 +1,162 @@
+"""The last pass: from kept rows to the columns that are sealed, and from rejected rows to what is kept aside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import ray
+
+from lightmill.datasets.columns import FEATURES, LABEL, ROW_ID
+from lightmill.datasets.expectations import class_codes
+from lightmill.datasets.judging import find
+from lightmill.datasets.quarantine import quarantine, unreadable
+from lightmill.datasets.rows import Blocks, RowReader
+from lightmill.datasets.sealed import SPLIT_COLUMN, PreparedBlock
+from lightmill.datasets.sources.port import ROW_BITS
+from lightmill.datasets.verdicts import TYPE, UNREADABLE, action_for, bad_rows
+from lightmill.models.preparation.applying import Preparation, Resources
+from lightmill.models.preparation.stages import Found
+from lightmill.models.preprocessing import Preparation as InPlace
+from lightmill.records.dataset_spec import DatasetSpec
+from lightmill.records.fitted import FittedPreparation, FittedStandardize
+from lightmill.records.preparation import Features
+from lightmill.records.signature import Preprocessing, Standardize
+
+
+def in_place(spec: DatasetSpec, found: Found) -> Preprocessing | None:
+    """Return the preparation as one of a single feature tensor, if it is no more than standardizing all of it."""
+    steps = [found.steps[place] for place in sorted(found.steps)]
+    columns = spec.feature_columns()
+    if not spec.plain or any(not isinstance(step, FittedStandardize) or step.columns != columns for step in steps):
+        return None
+    single = (step for step in steps if isinstance(step, FittedStandardize))
+    return Preprocessing(
+        steps=tuple(
+            Standardize(
+                mean=tuple(float(np.float32(x)) for x in step.mean),
+                scale=tuple(float(np.float32(x)) for x in step.scale),
+            )
+            for step in single
+        )
+    )
+
+
+def with_features(spec: DatasetSpec, fitted: FittedPreparation) -> FittedPreparation:
+    """Return the steps with one behind them that puts the feature columns together, unless one does already."""
+    if any(step.step == "features" for step in fitted.steps) or any(step.step == "pack" for step in fitted.steps):
+        return fitted
+    columns = spec.feature_columns()
+    if not columns:
+        return fitted
+    return FittedPreparation(steps=(*fitted.steps, Features(columns=columns, name=FEATURES)))
+
+
+class Prepare:
+    """Turns a block of source rows into the rows that are sealed, rejected ones included.
+
+    Args:
+        reader: Judges and masks.
+        shared: Refers to (row ids, splits, verdicts) in Ray.
+        preprocessing: The preparation, where it is of one tensor in place.
+        fitted: The preparation otherwise.
+        dropped: What `deduplicate` steps leave out; refers to a mapping in Ray.
+    """
+
+    def __init__(
+        self,
+        reader: RowReader,
+        blocks: Blocks,
+        spec: DatasetSpec,
+        shared: Any,
+        preprocessing: Preprocessing | None,
+        fitted: FittedPreparation,
+        dropped: Any,
+        folder: Path,
+    ) -> None:
+        self._reader = reader
+        self._blocks = blocks
+        self._spec = spec
+        self._shared = shared
+        self._preprocessing = preprocessing
+        self._fitted = fitted
+        self._dropped = dropped
+        self._folder = folder
+        self._steps: Preparation | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_steps": None}
+
+    def __call__(self, block: pa.Table) -> PreparedBlock:
+        """Return what is sealed of a block."""
+        judged = self._reader.judged(block)
+        judgement = judged.judgement
+        ids, splits, verdicts = ray.get(self._shared)
+        split = find(ids, splits, judgement.row_id)
+        verdict = find(ids, verdicts, judgement.row_id)
+        keep = split >= 0
+        row_id = judgement.row_id[keep]
+        table, _ = self._reader.masked(judgement.table.filter(pa.array(keep)), row_id)
+        out = self._prepared(table, row_id, split[keep])
+        return PreparedBlock(rows=out, aside=self._aside(judged.source, judgement, verdict, judged.bad))
+
+    def _prepared(self, table: pa.Table, row_id: npt.NDArray[np.int64], split: npt.NDArray[np.int8]) -> pa.Table:
+        columns: dict[str, pa.Array | pa.ChunkedArray] = {ROW_ID: pa.array(row_id)}
+        labels = self._spec.label_columns()
+        if labels:
+            columns[LABEL] = pa.array(class_codes(table.column(labels[0]), self._spec.classes()))
+        if self._preprocessing is not None:
+            values = [table.column(name).to_numpy().astype(np.float32) for name in self._spec.feature_columns()]
+            raw = np.stack(values, axis=1)
+            flat = pa.array(InPlace(self._preprocessing).apply(raw).reshape(-1), type=pa.float32())
+            columns[FEATURES] = pa.FixedSizeListArray.from_arrays(flat, raw.shape[1])
+            kept = table
+        else:
+            done = self._preparation().apply(table.add_column(0, ROW_ID, pa.array(row_id)))
+            place = np.searchsorted(row_id, done.column(ROW_ID).to_numpy())
+            columns = {name: column.take(pa.array(place)) for name, column in columns.items()}
+            split, kept = split[place], table.take(pa.array(place))
+            declared = set(table.column_names)
+            columns |= {
+                name: _storage(done.column(name))
+                for name in done.column_names
+                if name not in declared and name != ROW_ID
+            }
+        columns[SPLIT_COLUMN] = pa.array(split)
+        for name in self._spec.kept_columns():
+            if name in kept.column_names:
+                columns[name] = kept.column(name)
+        return pa.table(columns)
+
+    def _aside(self, source: pa.Table, judgement: Any, verdict: npt.NDArray[np.int8], bad: tuple[Any, ...]) -> pa.Table:
+        rules = self._spec.rules
+        rows = bad_rows(verdict, rules, "quarantine")
+        tables: list[pa.Table] = []
+        if len(rows):
+            tables.append(quarantine(source, judgement, rows, self._blocks.locate, verdict))
+        lost = [
+            ((one.file << ROW_BITS) + one.row, one.path, one.row + 1, one.reason, one.text)
+            for one in bad
+            if action_for(TYPE if one.kind == "type" else UNREADABLE, rules) == "quarantine"
+        ]
+        if lost:
+            tables.append(unreadable(lost))
+        masked = [self._reader.masked_aside(table) for table in tables]
+        return pa.concat_tables(masked, promote_options="default") if masked else pa.table({})
+
+    def _preparation(self) -> Preparation:
+        if self._steps is None:
+            dropped: Mapping[int, npt.NDArray[np.int64]] = ray.get(self._dropped)
+            self._steps = Preparation(self._fitted, resources=Resources(root=self._folder), dropped=dropped)
+        return self._steps
+
+
+def _storage(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a tensor column as the flat list of fixed size that files hold."""
+    if isinstance(column.type, pa.FixedShapeTensorType):
+        return pa.chunked_array([chunk.storage for chunk in column.chunks], type=column.type.storage_type)
+    return column

@@ -1,0 +1,154 @@
+"""From a block of a source to judged and masked rows: how every pass over the data begins. It pickles small."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import ray
+import ray.data
+from pyarrow import compute
+
+from lightmill.datasets.columns import ROW_ID
+from lightmill.datasets.conversion import arrow_type
+from lightmill.datasets.expectations import Judge, Judgement
+from lightmill.datasets.sources.combine import combine
+from lightmill.datasets.sources.opening import open_source
+from lightmill.datasets.sources.port import ROW_BITS, BadRow, Part, Source
+from lightmill.datasets.sources.ray_source import BAD, RaySource
+from lightmill.masking import Masker
+from lightmill.records.dataset_spec import DatasetSpec
+from lightmill.records.masking import MaskingReport
+from lightmill.registry import RegistryLocation
+
+Lookup = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int8]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocks:
+    """A source that was opened once, for as many passes as are needed."""
+
+    source: Source
+    parts: tuple[Part, ...]
+
+    def dataset(self) -> ray.data.Dataset:
+        """Return a lazy Ray dataset: `row_id`, the source's columns, and `bad_row` where a row cannot be read."""
+        return ray.data.read_datasource(RaySource(self.source, self.parts, bad_rows="quarantine"))
+
+    def locate(self, row_id: int) -> tuple[str, int]:
+        """Return the file of a row and its number there, from 1."""
+        names = {part.file: part.path for part in self.parts}
+        return names.get(row_id >> ROW_BITS, "the source"), (row_id & ((1 << ROW_BITS) - 1)) + 1
+
+
+def open_blocks(spec: DatasetSpec, folder: Path) -> Blocks:
+    """Open the sources of a specification.
+
+    Raises:
+        NotFoundError: There is nothing at a path.
+        RequestError: A file cannot be understood, or the sources do not fit together.
+        UnavailableError: A place does not answer.
+    """
+    types = {
+        name: arrow_type(column) for column in spec.columns if column.role != "ignore" for name in column.names()
+    }
+    source = combine([open_source(one, folder, types) for one in spec.all_sources()], spec.combine)
+    return Blocks(source=source, parts=tuple(source.parts()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedBlock:
+    """`source` are the rows that were read, as they were; `judgement` is of them; `bad` could not be read."""
+
+    source: pa.Table
+    judgement: Judgement
+    bad: tuple[BadRow, ...]
+
+
+class RowReader:
+    """Judges blocks and masks rows, in whichever process it is unpickled."""
+
+    def __init__(self, spec: DatasetSpec, location: RegistryLocation) -> None:
+        self._spec = spec
+        self._location = location
+        self._judge = Judge(spec.columns, spec.rules, spec.expect)
+        self._masker: Masker | None = None
+        self._text_masker: Masker | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_masker": None, "_text_masker": None}
+
+    @property
+    def null_limits(self) -> dict[str, float]:
+        """Return `max_nulls` by column name, where it is declared."""
+        return self._judge.null_limits
+
+    def judged(self, block: pa.Table) -> JudgedBlock:
+        """Judge the rows of a block."""
+        told = block.column(BAD)
+        bad = tuple(BadRow.model_validate_json(text) for text in told.drop_null().to_pylist())
+        source = block.drop_columns([BAD])
+        if bad:
+            source = source.filter(compute.is_null(told))  # pyright: ignore[reportAttributeAccessIssue]
+        return JudgedBlock(source=source, judgement=self._judge.judge(source), bad=bad)
+
+    def masked(self, table: pa.Table, row_id: npt.NDArray[np.int64]) -> tuple[pa.Table, MaskingReport | None]:
+        """Return declared columns with the policy applied, and what it did."""
+        masker = self._whole_masker()
+        return masker.apply(table, row_id) if masker else (table, None)
+
+    def masked_aside(self, table: pa.Table) -> pa.Table:
+        """Return quarantined rows, all text, with nothing in them that the policy hides.
+
+        Columns that the policy treats as a whole show `[masked]`; elsewhere what its detectors find is masked.
+        """
+        policy = self._spec.masking
+        if policy is None:
+            return table
+        hidden = self._hidden_columns()
+        free = self._free_masker()
+        columns: list[pa.ChunkedArray] = []
+        for name, column in zip(table.column_names, table.columns, strict=True):
+            if name in hidden or name == "quarantine_text":
+                covered = [None if value is None else "[masked]" for value in column.to_pylist()]
+                columns.append(pa.chunked_array([pa.array(covered, type=pa.string())]))
+            elif free is not None and not name.startswith("quarantine_") and name != ROW_ID:
+                columns.append(free.apply(pa.table({name: column}))[0].column(0))
+            else:
+                columns.append(column)
+        return pa.Table.from_arrays(columns, names=table.column_names)
+
+    def _hidden_columns(self) -> set[str]:
+        policy = self._spec.masking
+        rules = policy.rules if policy else ()
+        names = {name.partition(".")[0] for rule in rules for name in rule.columns}
+        tags = {tag for rule in rules for tag in rule.tags}
+        declared = [(name, column) for column in self._spec.columns for name in column.names()]
+        if "*" in names:
+            return {name for name, _ in declared}
+        return names | {name for name, column in declared if tags & set(column.tags)}
+
+    def _whole_masker(self) -> Masker | None:
+        if self._spec.masking is None:
+            return None
+        if self._masker is None:
+            tags = {name: column.tags for column in self._spec.columns if column.tags for name in column.names()}
+            self._masker = Masker(self._spec.masking, self._key(), tags=tags)
+        return self._masker
+
+    def _free_masker(self) -> Masker | None:
+        policy = self._spec.masking
+        if policy is None:
+            return None
+        free = tuple(rule for rule in policy.rules if not rule.columns and not rule.tags)
+        if self._text_masker is None and free:
+            self._text_masker = Masker(policy.model_copy(update={"rules": free}), self._key())
+        return self._text_masker
+
+    def _key(self) -> bytes:
+        registry = self._location.open()
+        return registry.keyring.masking_key(self._location.workspace)

@@ -1,0 +1,164 @@
+"""`dataset.yaml`: where rows come from, what they must hold, what is hidden, how they are split and prepared."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from lightmill.records.base import Record
+from lightmill.records.masking import MaskingPolicy
+from lightmill.records.preparation import Step
+from lightmill.records.quality import FLOATS, INTEGERS, ColumnRule, ExpectSpec, RulesSpec
+from lightmill.records.references import check_name
+from lightmill.records.sources import CombineSpec, SourceSpec, UnionSpec
+from lightmill.records.specs import Spec
+from lightmill.records.splitting import AnySplit, StratifiedSplit
+
+RESERVED_COLUMNS = {"row_id", "label", "features", "split"}
+FEATURE_ROLES = ("feature", "image")
+NUMBERS = (*INTEGERS, *FLOATS, "bool")
+BY_COLUMN = ("impute", "clip", "standardize", "min_max", "one_hot", "ordinal", "text_normalize")
+KEEPS_WIDTH = ("impute", "clip", "standardize", "min_max", "filter", "deduplicate", "augment")
+
+
+class FeaturesSpec(Record):
+    """The tensor that the prepared feature columns form, in the order of the columns; by default as wide as they are.
+
+    `name` is what a model's input is called where all of it are numbers that preparation keeps in their places.
+    """
+
+    name: str = "features"
+    shape: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(default=None, min_length=1)
+
+
+class DatasetSpec(Spec):
+    """A source or several, their declared schema, and how to check, mask, split and prepare the rows.
+
+    A preparation step by column that names no columns takes all feature columns.
+    """
+
+    name: str
+    description: str = ""
+    licence: str = ""
+    source: SourceSpec | None = None
+    sources: tuple[SourceSpec, ...] = ()
+    combine: CombineSpec = UnionSpec()
+    features: FeaturesSpec = FeaturesSpec()
+    columns: tuple[ColumnRule, ...] = Field(min_length=1)
+    rules: RulesSpec = RulesSpec()
+    expect: ExpectSpec = ExpectSpec()
+    masking: MaskingPolicy | None = None
+    split: AnySplit = StratifiedSplit()
+    prepare: tuple[Step, ...] = ()
+    keep_source_columns: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _columns_of_steps(cls, value: Any) -> Any:
+        """Give steps without columns all feature columns."""
+        if not isinstance(value, dict) or not isinstance(value.get("prepare"), list | tuple):
+            return value
+        columns = value.get("columns")
+        names = [
+            column.get("name")
+            for column in (columns if isinstance(columns, list | tuple) else ())
+            if isinstance(column, dict) and column.get("role", "feature") == "feature"
+        ]
+        filled = [
+            {**step, "columns": names}
+            if isinstance(step, dict) and step.get("step") in BY_COLUMN and "columns" not in step and names
+            else step
+            for step in value["prepare"]
+        ]
+        return {**value, "prepare": filled}
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return check_name(value, "dataset")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.source is None) == (not self.sources):
+            raise ValueError("give `source` for one source, or `sources` for several")
+        names = [name for column in self.columns for name in column.names()]
+        twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+        if twice:
+            raise ValueError(f"columns {twice} are declared twice")
+        reserved = sorted(RESERVED_COLUMNS & set(names))
+        if reserved:
+            raise ValueError(f"column names {reserved} are reserved; rename them in the source")
+        self._check_label()
+        self._check_features()
+        return self
+
+    def _check_label(self) -> None:
+        labels = self.label_columns()
+        if len(labels) > 1:
+            raise ValueError(f"at most one column has role 'label'; found {list(labels)}")
+        label = next((column for column in self.columns if column.role == "label"), None)
+        if label is not None and not label.values:
+            raise ValueError(f"the label column {label.name!r} declares no `values`; list the classes in order")
+        if not labels and isinstance(self.split, StratifiedSplit) and self.split.column is None:
+            raise ValueError("no column has role 'label', so `split` needs `by: random`, or a column to stratify by")
+
+    def _check_features(self) -> None:
+        declared = any(step.step == "features" for step in self.prepare)
+        encoded = {name for step in self.prepare for name in getattr(step, "columns", ())}
+        for name, column in self._by_name():
+            text = column.scalar in ("string", "date", "timestamp")
+            if column.role == "feature" and text and name not in encoded and not declared:
+                raise ValueError(
+                    f"the feature {name!r} is {column.dtype}, and a feature must be a number; encode it in `prepare` "
+                    "(one_hot, ordinal), or give it role 'ignore'"
+                )
+        if self.features.shape and self.plain:
+            wanted, found = math.prod(self.features.shape), len(self.feature_columns())
+            if wanted != found:
+                raise ValueError(
+                    f"features.shape {list(self.features.shape)} holds {wanted} values but {found} columns have role "
+                    "'feature'"
+                )
+
+    def _by_name(self) -> list[tuple[str, ColumnRule]]:
+        return [(name, column) for column in self.columns for name in column.names()]
+
+    @property
+    def plain(self) -> bool:
+        """Whether the features are the feature columns, all single numbers, each prepared in its place."""
+        numbers = all(
+            column.container is None and column.scalar in NUMBERS
+            for column in self.columns
+            if column.role in FEATURE_ROLES
+        )
+        steps = all(step.step in KEEPS_WIDTH and not getattr(step, "indicator", False) for step in self.prepare)
+        return numbers and steps
+
+    def all_sources(self) -> tuple[SourceSpec, ...]:
+        """Return the sources, in order."""
+        return self.sources or ((self.source,) if self.source else ())
+
+    def feature_columns(self) -> tuple[str, ...]:
+        """Return the names of the feature columns, in order."""
+        return tuple(name for name, column in self._by_name() if column.role in FEATURE_ROLES)
+
+    def label_columns(self) -> tuple[str, ...]:
+        """Return the names of the label columns; a valid specification has one or none."""
+        return tuple(name for name, column in self._by_name() if column.role == "label")
+
+    def classes(self) -> tuple[str, ...]:
+        """Return the classes as text, in the order that gives each its index."""
+        label = next((column for column in self.columns if column.role == "label"), None)
+        return tuple(map(_as_text, label.values or ())) if label else ()
+
+    def kept_columns(self) -> tuple[str, ...]:
+        """Return the columns that are kept beside the prepared ones, in order."""
+        if not self.keep_source_columns:
+            return ()
+        return tuple(name for name, column in self._by_name() if column.role not in ("label", "ignore"))
+
+
+def _as_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
