@@ -83,11 +83,11 @@ class ColumnCheck:
         """Return the rows of which a value passes `test`; for lists and tensors: any of their values."""
         if not self._column.container:
             return _true(test(values), values)
-        lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False)
+        sizes = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False)
         inner = pc.list_flatten(values)
         # A fixed-size list gives the values of valid rows only, and its length counts for null rows too.
-        lengths = np.where(values.is_null().to_numpy(zero_copy_only=False), 0, lengths)
-        parents = np.repeat(np.arange(len(values)), lengths)
+        sizes = np.where(values.is_null().to_numpy(zero_copy_only=False), 0, sizes)
+        parents = np.repeat(np.arange(len(values)), sizes)
         return np.bincount(parents[_true(test(inner), inner)], minlength=len(values)) > 0
 
 
