@@ -36,8 +36,7 @@ class ColumnCheck:
 
     def __init__(self, column: ColumnRule, rules: RulesSpec) -> None:
         self._column = column
-        self._is_number = column.scalar in (*INTEGERS, *FLOATS) and not column.container
-        self._clip = rules.out_of_range == "clip" and self._is_number
+        self._clip = rules.out_of_range == "clip" and column.scalar in (*INTEGERS, *FLOATS) and not column.container
         self._low, self._high = _limit(column, "minimum"), _limit(column, "maximum")
         self._values = _value_set(column)
         self._pattern = None if column.pattern is None else rf"\A(?:{column.pattern})\z"
@@ -63,26 +62,14 @@ class ColumnCheck:
             )
         if self._column.max_length is not None:
             faults.append((TOO_LONG, _true(pc.greater(lengths(values), self._column.max_length), values)))
-        if self._is_number and self._all_inside(values):
-            return Checked(values=values, faults=faults)
         clipped = 0
-        if self._clip:
+        if self._clip and (self._low is not None or self._high is not None):
             values, clipped = _clipped(values, self._low, self._high)
         if self._column.finite and self._column.scalar in FLOATS:
             faults.append((INFINITE, self._by_row(values, pc.is_inf)))
         if not self._clip:
             faults += self._range(values)
         return Checked(values=values, faults=faults, clipped=clipped)
-
-    def _all_inside(self, values: pa.Array) -> bool:
-        """Return whether all numbers are finite and within the limits: one look at the extremes spares the masks."""
-        found = pc.min_max(values).as_py()
-        low, high = found["min"], found["max"]
-        if low is None:
-            return True
-        above = self._low is None or self._low.as_py() <= low
-        below = self._high is None or high <= self._high.as_py()
-        return above and below and math.isfinite(low) and math.isfinite(high)
 
     def _range(self, values: pa.Array) -> list[tuple[int, Mask]]:
         limits = [(self._low, pc.less), (self._high, pc.greater)]

@@ -85,7 +85,7 @@ def test_floats_become_integers_when_they_are_integers() -> None:
     assert converted([255.0, 256.0, -1.0], "uint8", pa.float32()) == [255, BAD, BAD]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**54), 2**54)), max_size=20))
 def test_an_integer_becomes_a_float_only_when_nothing_is_lost(values: list[int]) -> None:
     expected = [float(value) if int(float(value)) == value else BAD for value in values]
@@ -94,7 +94,7 @@ def test_an_integer_becomes_a_float_only_when_nothing_is_lost(values: list[int])
     assert converted(values, "float32", pa.int64()) == narrow
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.one_of(st.none(), st.integers(-(2**70), 2**70), st.text(max_size=6)), max_size=20))
 def test_integer_texts_convert_as_python_s_do(values: list[int | str | None]) -> None:
     for value in values:
@@ -106,7 +106,7 @@ def test_integer_texts_convert_as_python_s_do(values: list[int | str | None]) ->
             assert int(str(text).strip()) == found
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.floats(allow_nan=False), max_size=20))
 def test_float_texts_come_back_as_they_were(values: list[float]) -> None:
     assert converted([repr(value) for value in values], "float64", pa.string()) == values
@@ -232,7 +232,7 @@ ANY = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(ANY, st.sampled_from([*SCALARS, "list<int64>", "list<string>", "tensor<float32>"]), st.integers(0, 5))
 def test_anything_converts_or_is_marked_whatever_the_chunks(values: list[Any], dtype: str, cut: int) -> None:
     more = {"shape": (2,)} if dtype.startswith("tensor") else {}

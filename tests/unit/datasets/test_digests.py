@@ -34,7 +34,7 @@ def plain(row: tuple[object, ...]) -> tuple[object, ...]:
     return (row[0], number, row[2], tuple(row[3]) if isinstance(row[3], list) else None)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(ROWS)
 def test_rows_have_equal_digests_if_and_only_if_they_are_equal(rows: list[tuple[object, ...]]) -> None:
     found = [tuple(pair) for pair in row_digests(columns(rows), len(rows)).tolist()]
@@ -43,7 +43,7 @@ def test_rows_have_equal_digests_if_and_only_if_they_are_equal(rows: list[tuple[
             assert (found[at] == found[other]) == (plain(one) == plain(rows[other]))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(ROWS, st.integers(0, 30))
 def test_chunks_and_offsets_do_not_matter(rows: list[tuple[object, ...]], cut: int) -> None:
     whole = columns(rows)
@@ -52,7 +52,7 @@ def test_chunks_and_offsets_do_not_matter(rows: list[tuple[object, ...]], cut: i
     assert np.concatenate(parts).tolist() == row_digests(whole, len(rows)).tolist()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.one_of(st.none(), st.sampled_from(["", "a", "aa", "a longer text of two words"])), max_size=60))
 def test_texts_that_repeat_much_hash_as_others_do(texts: list[str | None]) -> None:
     few = pa.array(texts, type=pa.string())

@@ -12,7 +12,7 @@ from lightmill.errors import RequestError
 from lightmill.records.splitting import DistributionSpec
 
 CODES = st.lists(st.integers(0, 6), max_size=80).map(lambda codes: np.array(codes, dtype=np.int64))
-QUIET = settings(deadline=None, max_examples=60)
+QUIET = settings(deadline=None, max_examples=30)
 
 
 def spec(by: str, seed: int = 0) -> DistributionSpec:

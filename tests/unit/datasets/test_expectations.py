@@ -254,7 +254,7 @@ FEW = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.lists(FEW, min_size=1, max_size=25), st.integers(1, 6), st.randoms(use_true_random=False))
 def test_the_sum_over_blocks_does_not_depend_on_their_sizes_or_order(
     rows: list[dict[str, Any]], size: int, random: Any
@@ -272,7 +272,7 @@ def test_the_sum_over_blocks_does_not_depend_on_their_sizes_or_order(
     assert sum(finding.rows for finding in whole.tally.faults.values()) == int((whole.verdict != KEPT).sum())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(0, 5), max_size=40), st.integers(1, 4), st.randoms(use_true_random=False))
 def test_of_equal_values_the_first_stays_in_any_order_and_in_slices(
     values: list[int], slices: int, random: Any

@@ -212,7 +212,7 @@ def test_any_name_and_value_comes_back_from_the_text(name: str) -> None:
     judged(propose(tables, "d"), tables)
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(samples())
 def test_a_proposal_finds_no_breach_in_its_own_sample(tables: dict[str, pa.Table]) -> None:
     try:

@@ -24,7 +24,7 @@ from lightmill.datasets.thumbnails import BYTES_MAX, encoded_uri, pixels_uri
 from lightmill.records.profile import ProfileRecord
 from lightmill.records.quality import ColumnRule, RulesSpec
 
-QUIET = settings(deadline=None, max_examples=50)
+QUIET = settings(deadline=None, max_examples=30)
 COLUMNS = (
     ColumnRule(name="x", dtype="float64", max_nulls=1.0, finite=False),
     ColumnRule(name="n", dtype="int64", max_nulls=1.0),

@@ -32,7 +32,7 @@ from lightmill.records.splitting import (
 NONE = pa.table({})
 CODES = st.lists(st.integers(0, 6), max_size=80).map(lambda codes: np.array(codes, dtype=np.int64))
 SHARES = {"train": 0.5, "validation": 0.3, "test": 0.2}
-QUIET = settings(deadline=None, max_examples=60)
+QUIET = settings(deadline=None, max_examples=30)
 
 
 @QUIET
