@@ -19,7 +19,7 @@ VALUES = st.one_of(st.none(), st.sampled_from(["a", "b", "ab", ""]))
 
 
 @given(st.lists(st.tuples(VALUES, VALUES, st.sampled_from([None, 0.0, -0.0, 1.5, float("nan")])), max_size=15))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_exact_duplicates_are_those_that_python_finds(rows: list[tuple[Any, Any, Any]]) -> None:
     ids = np.random.default_rng(len(rows)).permutation(len(rows))
     table = pa.table(
@@ -39,7 +39,7 @@ def test_exact_duplicates_are_those_that_python_finds(rows: list[tuple[Any, Any,
 
 
 @given(TABLES, st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_digests_do_not_depend_on_how_a_table_is_cut(table: pa.Table, data: st.DataObject) -> None:
     columns = ["x", "n", "kind", "flag", "text", "image"]
     whole = row_digests(table, columns)

@@ -83,7 +83,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", list(ALL))
 @given(table=TABLES)
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_at_once_row_by_row_and_after_json_are_the_same(name: str, table: pa.Table, folder: Path) -> None:
     if name.startswith("tokenize"):
         pytest.importorskip("tokenizers")

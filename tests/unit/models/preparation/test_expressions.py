@@ -183,13 +183,13 @@ def without_places(node: Node) -> Any:
 
 
 @given(TREES)
-@settings(max_examples=50)
+@settings(max_examples=30)
 def test_a_rendered_tree_parses_to_itself(tree: Node) -> None:
     assert without_places(parse(render(tree))) == without_places(tree)
 
 
 @given(TREES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_tree_computes_or_is_refused(tree: Node) -> None:
     try:
         found = Expression(render(tree)).values(TABLE)
@@ -209,7 +209,7 @@ PIECES = ["a", "b", "'x'", "1", "2.5", "(", ")", ",", "and", "or", "not", "in", 
         st.lists(st.sampled_from([*PIECES, "-", "+", "%", "length", "contains", '"a"']), max_size=14).map(" ".join),
     )
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_text_computes_or_is_refused(text: str) -> None:
     try:
         found = Expression(text).values(TABLE)
@@ -226,7 +226,7 @@ def sql_and(x: bool | None, y: bool | None) -> bool | None:
 
 
 @given(st.lists(st.tuples(BOOLEANS, BOOLEANS), min_size=1))
-@settings(max_examples=50)
+@settings(max_examples=30)
 def test_logic_has_three_values(rows: list[tuple[bool | None, bool | None]]) -> None:
     table = pa.table({"x": pa.array([x for x, _ in rows], pa.bool_()), "y": pa.array([y for _, y in rows], pa.bool_())})
     assert Expression("x and y").values(table).to_pylist() == [sql_and(x, y) for x, y in rows]
@@ -237,7 +237,7 @@ def test_logic_has_three_values(rows: list[tuple[bool | None, bool | None]]) -> 
 
 
 @given(st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), min_size=1))
-@settings(max_examples=50)
+@settings(max_examples=30)
 def test_arithmetic_is_that_of_python(rows: list[tuple[int, int]]) -> None:
     table = pa.table({"x": [x for x, _ in rows], "y": [y for _, y in rows]})
     assert Expression("(x + y) * x - -y").values(table).to_pylist() == [(x + y) * x + y for x, y in rows]

@@ -37,7 +37,7 @@ FITTING: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("declared", FITTING, ids=lambda d: f"{d['step']} {d.get('with', d.get('how', ''))}".strip())
 @given(table=TABLES, data=st.data())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_order_and_size_of_blocks_do_not_matter(declared: dict[str, Any], table: pa.Table, data: st.DataObject) -> None:
     (step,) = steps(declared)
     whole = begin(step)
@@ -56,7 +56,7 @@ def test_order_and_size_of_blocks_do_not_matter(declared: dict[str, Any], table:
 
 
 @given(TABLES, st.data())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_the_passes_of_a_whole_preparation_add_up(table: pa.Table, data: st.DataObject) -> None:
     declared = steps(
         {"step": "impute", "columns": ["x"], "with": "median"},
@@ -85,7 +85,7 @@ def moments(values: np.ndarray) -> tuple[float, float]:
 
 
 @given(FLOATS)
-@settings(max_examples=50)
+@settings(max_examples=30)
 def test_mean_and_deviation_are_those_of_numpy(values: np.ndarray) -> None:
     mean, std = moments(values)
     # NumPy's squares of less than 1e-154 become 0; the exact sums' do not.
@@ -95,7 +95,7 @@ def test_mean_and_deviation_are_those_of_numpy(values: np.ndarray) -> None:
 
 
 @given(arrays.arrays(np.int32, st.integers(1, 40)))
-@settings(max_examples=50)
+@settings(max_examples=30)
 def test_the_sums_of_integers_are_exact(values: np.ndarray) -> None:
     mean, std = moments(values.astype(np.float64))
     whole = [int(x) for x in values]
@@ -119,7 +119,7 @@ def test_a_large_offset_does_not_hide_the_deviation_and_a_constant_has_none() ->
 
 
 @given(FLOATS, st.floats(0, 1))
-@settings(max_examples=50)
+@settings(max_examples=30)
 def test_quantiles_of_few_values_are_those_of_numpy(values: np.ndarray, share: float) -> None:
     found = Histogram()
     found.add(pa.chunked_array([values]), "x", "clip")
