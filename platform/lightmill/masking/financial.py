@@ -85,6 +85,7 @@ CARD = PatternDetector(
     numeric=True,
 )
 
+_COUNTRIES = "|".join(IBAN_LENGTHS)
 _TAILS = {length: re.compile(rf"(?:[ -]?[0-9A-Za-z]){{{length - 4}}}") for length in set(IBAN_LENGTHS.values())}
 
 
@@ -92,7 +93,7 @@ class IbanDetector(Detector):
     """IBANs: country, check digits, as many letters and digits as that country's have; single separators between."""
 
     name = "iban"
-    hint = rf"(?i)(?:^|[^0-9a-z]|[a-z]{{3}})(?:{'|'.join(IBAN_LENGTHS)})[ -]?\d[ -]?\d(?:[ -]?[0-9a-z]){{11}}"
+    hint = rf"(?i)(?:(?:^|[^0-9a-z])(?:{_COUNTRIES})[ -]?|[a-z]{{3}}(?:{_COUNTRIES}))\d[ -]?\d(?:[ -]?[0-9a-z]){{11}}"
     context = None
     numeric = False
     _head = re.compile(rf"{START}[A-Za-z]{{2}}[ -]?\d[ -]?\d(?=[ -]?[0-9A-Za-z])")
