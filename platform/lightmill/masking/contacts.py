@@ -16,8 +16,8 @@ _EMAIL = re.compile(
 
 _INTERNATIONAL = r"(?:\+|00[ ]?)\(?[1-9](?:[ .\-/()]{0,2}\d){6,14}"
 _NORTH_AMERICAN = r"(?:1[ .-])?(?:\([2-9]\d{2}\)|[2-9]\d{2})[ .-]{1,2}[2-9]\d{2}[ .-]\d{4}"
-_TRUNK = r"(?:\(0\d{1,5}\)|0\d{1,5})[ .\-/]{1,2}\d{2,8}(?:[ .\-/]\d{2,6}){0,4}"
-_DIGITS = r"\d(?:[ .\-/()]{0,2}\d){6,12}"
+_TRUNK = r"(?:\(0\d{1,5}\)[ .\-/]{0,3}|0\d{1,5}[ .\-/]{1,3})\d{2,8}(?:[ .\-/]\d{2,6}){0,4}"
+_DIGITS = r"\d(?:[ .\-/()]{0,3}\d){6,14}"
 _BEFORE, _AFTER = r"(?<![0-9A-Za-z.])(?<!\d[:,])", r"(?![0-9A-Za-z])(?!\.\d)"
 _PHONES = (
     re.compile(rf"{_BEFORE}(?:{_INTERNATIONAL}|{_NORTH_AMERICAN}|{_TRUNK}){_AFTER}"),
@@ -30,6 +30,7 @@ _DATE = re.compile(
 )
 _DECIMAL = re.compile(r"[+-]?\d+\.\d+")
 _THOUSANDS = re.compile(r"\d{1,3}(?:([ .])\d{3})(?:\1\d{3})+")
+_TRUNK_ONLY = re.compile(_TRUNK)
 _ZIP_4 = re.compile(r"0\d{4}-\d{4}")
 
 
@@ -38,9 +39,6 @@ def _is_phone(found: str) -> bool:
     if not 7 <= digits <= 17 or _DATE.match(found) or _DECIMAL.fullmatch(found):
         return False
     return digits >= 9 or not _TRUNK_ONLY.fullmatch(found)
-
-
-_TRUNK_ONLY = re.compile(_TRUNK)
 
 
 def _phone_normal(found: str) -> str:
@@ -57,7 +55,7 @@ EMAIL = PatternDetector(
 
 PHONE = PatternDetector(
     name="phone",
-    hint=r"\d(?:[ .\-/()]{0,2}\d){6}",
+    hint=r"\d(?:[ .\-/()]{0,3}\d){6}",
     patterns=_PHONES,
     check=_is_phone,
     weak=lambda found: not _STRONG.fullmatch(found) or bool(_THOUSANDS.fullmatch(found) or _ZIP_4.fullmatch(found)),
@@ -67,6 +65,8 @@ PHONE = PatternDetector(
         "telephone",
         "tel",
         "telefon",
+        "tlf",
+        "fon",
         "telefono",
         "teléfono",
         "téléphone",

@@ -18,8 +18,8 @@ CONTEXT_BEFORE, CONTEXT_AFTER = 48, 16
 
 _WORD_CHARS = 32
 
-START = r"(?:(?<![0-9A-Za-z])|(?<=\\[nrtbf]))"
-"""Where an identifier begins: after no letter and no digit, or after an escaped line end."""
+START = r"(?:(?<![0-9A-Za-z])|(?<=\\[nrtbf])|(?<=[A-Za-z]{3}))"
+"""Where an identifier begins: after no letter and no digit, after an escaped line end, or glued to a word."""
 
 END = r"(?![0-9A-Za-z])"
 _SEPARATORS = re.compile(r"[^0-9A-Za-z]")

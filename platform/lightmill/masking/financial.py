@@ -40,7 +40,7 @@ _SCHEMES = re.compile(
     r"|3(?:0[0-5]|09|[689]\d)\d{11,16}|6(?:011|4[4-9]\d|5\d\d)\d{12,15}|62\d{14,17}|35(?:2[89]|[3-8]\d)\d{12,15}"
     r"|(?:50|5[6-8]|6[0-9])\d{10,17}|220[0-4]\d{12,15}|8[12]\d{14}|9792\d{12}"
 )
-_GAP = r"[ .-]{1,2}"
+_GAP = r"[ ._/-]{1,2}"
 _FOURS = rf"\d{{4}}{_GAP}\d{{4}}{_GAP}\d{{4}}{_GAP}"
 _CARDS = (
     re.compile(rf"{START}(?:\d{{12,19}}|{_FOURS}\d{{4}}|\d{{4}}{_GAP}\d{{6}}{_GAP}\d{{4,5}}){END}"),
@@ -59,7 +59,7 @@ def _no_known_scheme(found: str) -> bool:
 
 CARD = PatternDetector(
     name="card",
-    hint=r"\d{12}|\d{4}[ .-]{1,2}\d{4,6}[ .-]{1,2}\d{4}",
+    hint=rf"\d{{12}}|\d{{4}}{_GAP}\d{{4,6}}{_GAP}\d{{4}}",
     patterns=_CARDS,
     check=_is_card,
     weak=_no_known_scheme,
@@ -85,6 +85,7 @@ CARD = PatternDetector(
     numeric=True,
 )
 
+_COUNTRIES = "|".join(IBAN_LENGTHS)
 _TAILS = {length: re.compile(rf"(?:[ -]?[0-9A-Za-z]){{{length - 4}}}") for length in set(IBAN_LENGTHS.values())}
 
 
@@ -92,7 +93,7 @@ class IbanDetector(Detector):
     """IBANs: country, check digits, as many letters and digits as that country's have; single separators between."""
 
     name = "iban"
-    hint = rf"(?i)(?:^|[^0-9a-z])(?:{'|'.join(IBAN_LENGTHS)})[ -]?\d[ -]?\d(?:[ -]?[0-9a-z]){{11}}"
+    hint = rf"(?i)(?:(?:^|[^0-9a-z])(?:{_COUNTRIES})[ -]?|[a-z]{{3}}(?:{_COUNTRIES}))\d[ -]?\d(?:[ -]?[0-9a-z]){{11}}"
     context = None
     numeric = False
     _head = re.compile(rf"{START}[A-Za-z]{{2}}[ -]?\d[ -]?\d(?=[ -]?[0-9A-Za-z])")

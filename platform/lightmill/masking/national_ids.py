@@ -137,7 +137,7 @@ NIR = PatternDetector(
 
 CODICE_FISCALE = PatternDetector(
     name="it_fiscal_code",
-    hint=rf"(?i)(?:^|[^0-9a-z]){_CODICE}",
+    hint=rf"(?i)(?:^|[^0-9a-z]|[a-z]{{3}}){_CODICE}",
     patterns=(re.compile(rf"{START}{_CODICE}{END}", re.IGNORECASE),),
     check=lambda found: is_codice_fiscale(compact(found)),
 )
