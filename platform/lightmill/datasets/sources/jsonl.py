@@ -177,11 +177,12 @@ def _is_safe(data: bytes, rows: int, limit: int) -> bool:
     string goes on into the next line.
     """
     closed = data if data.endswith(b"\n") else data + b"\n"
-    opened = data.startswith(b"{") and closed.count(b"\n{") == rows - 1
-    if not opened or b"\n\n" in data:
+    codes = np.frombuffer(closed, dtype=np.uint8)
+    ends = np.flatnonzero(codes == ord("\n"))
+    if len(ends) != rows or codes[0] != ord("{") or not (codes[ends[:-1] + 1] == ord("{")).all():
         return False
-    if b"[" not in data and data.count(b"{") == rows == data.count(b"}") == closed.count(b"}\n"):
-        return True
+    if closed.count(b"{") == rows == closed.count(b"}") and b"[" not in closed:
+        return bool((codes[ends - 1] == ord("}")).all())
     bare = closed.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in closed else closed
     codes = np.frombuffer(bare, dtype=np.uint8)
     marks = _MARKS[codes]
