@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 
 from lightmill.records.assets import DatasetCard
+from lightmill.records.dataset_spec import DatasetSpec
 from lightmill.records.jobs import JobKind
-from lightmill.records.specs import DatasetSpec
 from lightmill.wiring.job import JobContext, run_job
 
 
@@ -18,8 +18,8 @@ def work(context: JobContext, spec: DatasetSpec) -> dict[str, object]:
     """Ingest; a relative source path is taken from the specification's folder."""
     from lightmill.datasets.ingest import ingest
 
-    context.refuse_own_files(context.folder / spec.source.path)
-
+    for path in spec.local_paths():
+        context.refuse_own_files(context.folder / path)
     summary = ingest(
         spec,
         context.folder,

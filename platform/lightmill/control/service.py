@@ -12,12 +12,13 @@ from lightmill.catalog import Catalog
 from lightmill.control.assets import AssetService
 from lightmill.control.jobs import Jobs
 from lightmill.errors import NotFoundError, RequestError
+from lightmill.records.dataset_spec import DatasetSpec
 from lightmill.records.endpoints import Endpoint, EndpointState
 from lightmill.records.jobs import EpochMetrics, Job, JobKind
 from lightmill.records.platform import PlatformStatus
 from lightmill.records.references import AssetKind, Reference, parse_reference
 from lightmill.records.search import parse_comparisons
-from lightmill.records.specs import DatasetSpec, EndpointSpec, TrainSpec, parse_spec
+from lightmill.records.specs import EndpointSpec, TrainSpec, parse_spec
 from lightmill.registry import Registry, RegistryLocation
 from lightmill.settings import Settings
 
@@ -72,14 +73,15 @@ class ControlService:
             NotFoundError: The source file is not on this machine.
         """
         parsed = parse_spec(DatasetSpec, spec, "The dataset specification")
-        source = (Path(folder) / parsed.source.path).resolve()
-        if source.is_relative_to(self._settings.home.resolve()):
-            raise RequestError(f"{source} lies in the platform's own home; it cannot be a source.")
-        if not source.is_file():
-            raise NotFoundError(
-                f"No source file at {source} on the platform's machine; source.path is taken from the folder of "
-                "the specification."
-            )
+        for path in parsed.local_paths():
+            source = (Path(folder) / path).resolve()
+            if source.is_relative_to(self._settings.home.resolve()):
+                raise RequestError(f"{source} lies in the platform's own home; it cannot be a source.")
+            if not source.exists() and not set("*?[") & set(path):
+                raise NotFoundError(
+                    f"No source file at {source} on the platform's machine; source.path is taken from the folder of "
+                    "the specification."
+                )
         return self._jobs.submit(JobKind.INGEST, parsed.name, parsed.model_dump(mode="json"), folder)
 
     def submit_train(self, spec: dict[str, object], folder: str) -> Job:

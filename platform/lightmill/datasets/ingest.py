@@ -17,15 +17,14 @@ from lightmill.datasets.judging import Judged, judge
 from lightmill.datasets.measuring import Measured, measure
 from lightmill.datasets.preparing import Prepare, in_place, with_features
 from lightmill.datasets.rows import RowReader, open_blocks
-from lightmill.datasets.sealed import QUARANTINE, SealedSink
+from lightmill.datasets.sealed import SealedSink
 from lightmill.datasets.translate import user_errors
 from lightmill.datasets.verdicts import KEPT, REASONS, action_for
-from lightmill.errors import RequestError
 from lightmill.models.preparation.applying import Preparation, Resources
 from lightmill.models.preparation.stages import check_order
 from lightmill.records.assets import ColumnProfile, DatasetCard, FileEntry, Profile, Provenance, VersionSummary
 from lightmill.records.dataset_spec import DatasetSpec
-from lightmill.records.fitted import InputColumn, TabularPreparation
+from lightmill.records.fitted import FittedPreparation, InputColumn, TabularPreparation
 from lightmill.records.jobs import Progress
 from lightmill.records.profile import ColumnSummary
 from lightmill.records.references import AssetKind
@@ -88,7 +87,7 @@ def ingest(
             draft.release()
             raise
     files = tuple(sorted(sink.files, key=lambda entry: entry.path))
-    preparation = None if preprocessing is not None else _preparation(spec, fitted, folder)
+    preparation = None if preprocessing is not None else _preparation(spec, reader, fitted, folder)
     width = len(spec.feature_columns()) if preparation is None else preparation.width
     card = DatasetCard(
         features=TensorSpec(name=spec.features.name, datatype="FP32", shape=spec.features.shape or (width,)),
@@ -113,20 +112,19 @@ def _tags(spec: DatasetSpec) -> dict[str, str]:
     return {n: column.tags[0] for column in spec.columns if column.tags for n in column.names() if n in kept}
 
 
-def _preparation(spec: DatasetSpec, fitted: object, folder: Path) -> TabularPreparation | None:
-    """Return what serving applies: one row of features for each row of feature columns, if there are features."""
-    from lightmill.records.fitted import FittedPreparation
-
-    assert isinstance(fitted, FittedPreparation)
-    rules = {name: column for column in spec.columns for name in column.names()}
+def _preparation(
+    spec: DatasetSpec, reader: RowReader, fitted: FittedPreparation, folder: Path
+) -> TabularPreparation | None:
+    """Return what serving applies: a row of features for each row of source columns, if there are features."""
     columns = tuple(
-        InputColumn(name=name, dtype=rules[name].dtype, shape=rules[name].shape)
-        for name, column in rules.items()
+        InputColumn(name=name, dtype=column.dtype, shape=column.shape)
+        for column in spec.columns
         if column.role in ("feature", "image", "text")
+        for name in column.names()
     )
     per_row = fitted.per_row()
-    empty = RowReaderSchema.empty(spec, [column.name for column in columns])
-    found = Preparation(per_row, resources=Resources(root=folder)).apply(empty)
+    rows = reader.schema.empty_table().select([column.name for column in columns])
+    found = Preparation(per_row, resources=Resources(root=folder)).apply(rows)
     if FEATURES not in found.column_names:
         return None
     return TabularPreparation(columns=columns, fitted=per_row, width=found.column(FEATURES).type.list_size)
@@ -168,11 +166,3 @@ def _column(column: ColumnSummary) -> ColumnProfile:
         mean=numbers.mean if numbers else None,
         std=numbers.std if numbers else None,
     )
-
-
-def quarantined(files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
-    """Return the files of rows that were kept aside."""
-    return tuple(entry for entry in files if entry.group == QUARANTINE)
-
-
-__all__ = ["PROFILE_FILE", "RequestError", "ingest", "quarantined"]

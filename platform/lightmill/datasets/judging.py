@@ -165,11 +165,13 @@ def _split(
 ) -> npt.NDArray[np.int8]:
     columns = pa.concat_tables([part.columns for part in parts]).filter(pa.array(kept))
     digest = None if parts[0].digest is None else _digests(parts)[kept]
-    return split_rows(spec.split, int(kept.sum()), columns, label=label[kept] if spec.classes() else None, digest=digest)
+    return split_rows(
+        spec.split, int(kept.sum()), columns, label=label[kept] if spec.classes() else None, digest=digest
+    )
 
 
-def find(ids: npt.NDArray[np.int64], values: npt.NDArray[np.int8], row_id: npt.NDArray[np.int64]) -> npt.NDArray[np.int8]:
+def find(
+    ids: npt.NDArray[np.int64], values: npt.NDArray[np.int8], row_id: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int8]:
     """Return the value of each row; `ids` rise and hold every row id."""
     return values[np.searchsorted(ids, row_id)]
-
-

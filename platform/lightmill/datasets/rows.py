@@ -53,9 +53,7 @@ def open_blocks(spec: DatasetSpec, folder: Path) -> Blocks:
         RequestError: A file cannot be understood, or the sources do not fit together.
         UnavailableError: A place does not answer.
     """
-    types = {
-        name: arrow_type(column) for column in spec.columns if column.role != "ignore" for name in column.names()
-    }
+    types = {name: arrow_type(column) for column in spec.columns if column.role != "ignore" for name in column.names()}
     source = combine([open_source(one, folder, types) for one in spec.all_sources()], spec.combine)
     return Blocks(source=source, parts=tuple(source.parts()))
 
@@ -81,6 +79,12 @@ class RowReader:
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_masker": None, "_text_masker": None}
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Return the declared columns as they are after masking."""
+        masker = self._whole_masker()
+        return masker.schema(self._judge.schema) if masker else self._judge.schema
 
     @property
     def null_limits(self) -> dict[str, float]:

@@ -10,9 +10,9 @@ from typing import Literal
 from pydantic import Field
 
 from lightmill.records.annotations import Notes, Stage
+from lightmill.records.base import Record
 from lightmill.records.fitted import TabularPreparation
 from lightmill.records.masking import MaskingReport
-from lightmill.records.base import Record
 from lightmill.records.references import AssetKind, VersionId
 from lightmill.records.signature import Architecture, Preprocessing, Signature, TensorSpec
 

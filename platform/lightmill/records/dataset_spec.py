@@ -12,7 +12,7 @@ from lightmill.records.masking import MaskingPolicy
 from lightmill.records.preparation import Step
 from lightmill.records.quality import FLOATS, INTEGERS, ColumnRule, ExpectSpec, RulesSpec
 from lightmill.records.references import check_name
-from lightmill.records.sources import CombineSpec, SourceSpec, UnionSpec
+from lightmill.records.sources import CombineSpec, FilesSpec, SourceSpec, UnionSpec
 from lightmill.records.specs import Spec
 from lightmill.records.splitting import AnySplit, StratifiedSplit
 
@@ -139,6 +139,11 @@ class DatasetSpec(Spec):
     def all_sources(self) -> tuple[SourceSpec, ...]:
         """Return the sources, in order."""
         return self.sources or ((self.source,) if self.source else ())
+
+    def local_paths(self) -> tuple[str, ...]:
+        """Return the paths of sources that are files or folders of the platform's machine, as they are written."""
+        files = [source for source in self.all_sources() if isinstance(source, FilesSpec)]
+        return tuple(path for source in files for path in source.paths() if "://" not in path)
 
     def feature_columns(self) -> tuple[str, ...]:
         """Return the names of the feature columns, in order."""

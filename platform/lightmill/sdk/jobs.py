@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 
 from lightmill.errors import JobError, UnavailableError
+from lightmill.records.dataset_spec import DatasetSpec
 from lightmill.records.jobs import EpochMetrics, Job, JobKind, JobState
-from lightmill.records.specs import DatasetSpec, TrainSpec
+from lightmill.records.specs import TrainSpec
 from lightmill.sdk.specs import SpecLike, as_json, read_spec
 from lightmill.sdk.transport import Transport, path
 

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightmill.datasets.splits import assign_splits
 
 from lightmill.datasets import splitting
 from lightmill.datasets.digests import row_digests
 from lightmill.datasets.grouping import pack_groups
-from lightmill.datasets.splits import assign_splits
 from lightmill.datasets.splitting import needs, refuse_empty, split_rows
 from lightmill.errors import RequestError
 from lightmill.records.specs import SplitSpec
