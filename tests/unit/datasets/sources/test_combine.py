@@ -114,7 +114,7 @@ def test_joins_that_cannot_be_are_refused(tmp_path: Path, right: dict, spec: dic
 KEYS = st.lists(st.tuples(st.none() | st.integers(0, 3), st.sampled_from(["p", "q"])), max_size=12)
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(deadline=None, max_examples=20, derandomize=True)
 @given(KEYS, KEYS, st.sampled_from(["left", "inner"]), st.integers(1, 5))
 def test_any_join_is_the_join_of_loops(left: list, right: list, kind: str, batch_rows: int) -> None:
     with tempfile.TemporaryDirectory() as name:

@@ -236,9 +236,9 @@ def test_compressed_files_are_read_and_truncated_ones_reported_whole(tmp_path: P
 
 def test_a_decompression_bomb_is_stopped(tmp_path: Path) -> None:
     line = b"0" * 999 + b"\n"
-    folder = written(tmp_path, gzip.compress(b"a\n" + line * 100_000), "d.csv.gz")
+    folder = written(tmp_path, gzip.compress(b"a\n" + line * 72_000), "d.csv.gz")
     rows, bad = read(source(folder, path="d.csv.gz", limits={"expansion": 10}), batch_rows=100_000)
-    assert len(rows) < 90_000
+    assert len(rows) < 72_000
     assert bad[-1].rest
     assert "limits.expansion" in bad[-1].reason
 
