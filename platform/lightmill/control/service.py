@@ -95,6 +95,8 @@ class ControlService:
         dataset = self.assets.version(AssetKind.DATASET, parsed.dataset)
         features, classes = dataset.card.get("features"), dataset.card.get("classes")
         if isinstance(features, dict) and isinstance(classes, list):
+            if not classes:
+                raise RequestError(f"Dataset {parsed.dataset} has no label to train on.")
             parsed.architecture.with_sizes(inputs=math.prod(features["shape"]), classes=len(classes))
         return self._jobs.submit(JobKind.TRAIN, parsed.model, parsed.model_dump(mode="json"), folder)
 

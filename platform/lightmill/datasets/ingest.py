@@ -88,7 +88,7 @@ def ingest(
             raise
     files = tuple(sorted(sink.files, key=lambda entry: entry.path))
     preparation = None if preprocessing is not None else _preparation(spec, reader, fitted, folder)
-    width = len(spec.feature_columns()) if preparation is None else preparation.width
+    width = len(spec.feature_columns()) if preprocessing else preparation.width if preparation else 0
     card = DatasetCard(
         features=TensorSpec(name=spec.features.name, datatype="FP32", shape=spec.features.shape or (width,)),
         classes=spec.classes(),

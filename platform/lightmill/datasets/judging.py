@@ -18,7 +18,7 @@ from lightmill.datasets.expectations import class_codes
 from lightmill.datasets.repeats import Repeats, mark
 from lightmill.datasets.rows import Blocks, RowReader
 from lightmill.datasets.sources.port import ROW_BITS
-from lightmill.datasets.splitting import needs, refuse_empty, split_rows
+from lightmill.datasets.splitting import Codes, needs, refuse_empty, split_rows
 from lightmill.datasets.verdicts import (
     DUPLICATE,
     KEPT,
@@ -110,7 +110,7 @@ def judge(blocks: Blocks, reader: RowReader, spec: DatasetSpec, count: Count) ->
     parts: list[_Found] = []
     seen = 0
     for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for found in batch.column(FOUND).to_pylist():
+        for found in batch.column(FOUND).to_pylist():  # pyright: ignore[reportAttributeAccessIssue]
             parts.append(pickle.loads(found))  # noqa: S301 - our own worker made it, a moment ago
             seen += parts[-1].tally.rows
         count(seen)
@@ -160,18 +160,15 @@ def _digests(parts: list[_Found]) -> Words:
     return np.concatenate([np.empty((0, 2), dtype=np.uint64), *(p.digest for p in parts if p.digest is not None)])
 
 
-def _split(
-    parts: list[_Found], spec: DatasetSpec, label: npt.NDArray[np.int64], kept: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.int8]:
-    columns = pa.concat_tables([part.columns for part in parts]).filter(pa.array(kept))
+def _split(parts: list[_Found], spec: DatasetSpec, label: npt.NDArray[np.int64], kept: npt.NDArray[np.bool_]) -> Codes:
+    columns = pa.table({})
+    if needs(spec.split):
+        columns = pa.concat_tables([part.columns for part in parts]).filter(pa.array(kept))
     digest = None if parts[0].digest is None else _digests(parts)[kept]
-    return split_rows(
-        spec.split, int(kept.sum()), columns, label=label[kept] if spec.classes() else None, digest=digest
-    )
+    classes = label[kept] if spec.classes() else None
+    return split_rows(spec.split, int(kept.sum()), columns, label=classes, digest=digest)
 
 
-def find(
-    ids: npt.NDArray[np.int64], values: npt.NDArray[np.int8], row_id: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int8]:
-    """Return the value of each row; `ids` rise and hold every row id."""
-    return values[np.searchsorted(ids, row_id)]
+def find(ids: npt.NDArray[np.int64], codes: Codes, row_id: npt.NDArray[np.int64]) -> Codes:
+    """Return the code of each row; `ids` rise and hold every row id."""
+    return codes[np.searchsorted(ids, row_id)]

@@ -106,7 +106,7 @@ def measure(
         done = 0
         rows = blocks.dataset().map_batches(measured, batch_format="pyarrow", batch_size=None)
         for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for data in batch.column(FOUND).to_pylist():
+            for data in batch.column(FOUND).to_pylist():  # pyright: ignore[reportAttributeAccessIssue]
                 one: _Sums = pickle.loads(data)  # noqa: S301 - our own worker made it, a moment ago
                 done += one.rows
                 sums = sums + one.sums if sums is not None and one.sums is not None else sums

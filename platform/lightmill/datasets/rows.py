@@ -37,7 +37,9 @@ class Blocks:
 
     def dataset(self) -> ray.data.Dataset:
         """Return a lazy Ray dataset: `row_id`, the source's columns, and `bad_row` where a row cannot be read."""
-        return ray.data.read_datasource(RaySource(self.source, self.parts, bad_rows="quarantine"))
+        source = RaySource(self.source, self.parts, bad_rows="quarantine")
+        # A task a part: with fewer tasks than Ray likes, it would cut blocks up and not read and work in one task.
+        return ray.data.read_datasource(source, override_num_blocks=max(1, len(self.parts)))
 
     def locate(self, row_id: int) -> tuple[str, int]:
         """Return the file of a row and its number there, from 1."""

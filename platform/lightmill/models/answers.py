@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lightmill.models.inputs import input_specs
+from lightmill.records.fitted import TabularPreparation
 from lightmill.records.signature import Signature, TensorSpec
 
 PROBABILITIES = "probabilities"
@@ -25,10 +27,11 @@ class Answers:
         return Answers(probabilities=self.probabilities[start:stop], label=self.label[start:stop])
 
 
-def signature_of(features: TensorSpec, classes: int) -> Signature:
-    """Return the signature of a classifier of these features: one input, two outputs."""
+def signature_of(features: TensorSpec, classes: int, preparation: TabularPreparation | None = None) -> Signature:
+    """Return the signature of a classifier: its features as one input, or the columns they are prepared from."""
+    single = TensorSpec(name=features.name, datatype="FP32", shape=(-1, *features.shape))
     return Signature(
-        inputs=(TensorSpec(name=features.name, datatype="FP32", shape=(-1, *features.shape)),),
+        inputs=input_specs(preparation) if preparation else (single,),
         outputs=(
             TensorSpec(name=PROBABILITIES, datatype="FP32", shape=(-1, classes)),
             TensorSpec(name=LABEL, datatype="INT64", shape=(-1,)),

@@ -1,4 +1,4 @@
-"""A classifier as it is served: preparation and module as one, from features in source units to answers."""
+"""A classifier as it is served: preparation and module as one, from features to answers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from lightmill.records.assets import ModelCard
 
 
 class Classifier:
-    """Predicts on rows of features in source units; thread-safe, since nothing of it changes."""
+    """Predicts on rows of features; thread-safe, since nothing of it changes.
+
+    Features are in source units, but prepared already where the card has a `preparation` of named columns. `shape` is
+    that of one row.
+    """
 
     def __init__(self, card: ModelCard, module: nn.Module, device: str = "cpu") -> None:
         self.card = card
         self._module = module.eval().to(device)
         self._preparation = Preparation(card.preprocessing)
         self._device = torch.device(device)
-        self._flat = int(np.prod(card.signature.inputs[0].shape[1:]))
+        self.shape = (card.preparation.width,) if card.preparation else card.signature.inputs[0].shape[1:]
+        self._flat = int(np.prod(self.shape))
 
     def predict(self, features: Features) -> Answers:
         """Return the answers for float32 [rows, *shape]."""

@@ -125,8 +125,8 @@ class DatasetCard(Record):
     """What a dataset version is.
 
     Its Parquet columns are `row_id` int64 (position in the source), `label` int64 (index into `classes`, if there are
-    any), the prepared `features` float32 [feature_size] as a fixed-size list, and, if `source_columns` is not empty, the
-    cleaned source columns by those names. Rows kept aside are files of the group `quarantine`.
+    any), the prepared `features` float32 [feature_size] as a fixed-size list, and, if `source_columns` is not empty,
+    the cleaned source columns by those names. Rows kept aside are files of the group `quarantine`.
 
     Where `preparation` is given, rows of named columns are prepared by it, and `preprocessing` has no steps.
     """

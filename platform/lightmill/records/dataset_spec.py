@@ -90,8 +90,8 @@ class DatasetSpec(Spec):
         reserved = sorted(RESERVED_COLUMNS & set(names))
         if reserved:
             raise ValueError(f"column names {reserved} are reserved; rename them in the source")
-        self._check_label()
         self._check_features()
+        self._check_label()
         return self
 
     def _check_label(self) -> None:

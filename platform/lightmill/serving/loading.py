@@ -52,11 +52,10 @@ def load_classifier(location: RegistryLocation, id: VersionId, device: str = "cp
 
 
 def warm_up(classifier: Classifier, max_rows: int) -> float:
-    """Predict on the signature's shapes until it is warm; return the seconds of one full batch."""
-    shape = classifier.card.signature.inputs[0].shape[1:]
+    """Predict on rows of the model's shape until it is warm; return the seconds of one full batch."""
     best = float("inf")
     for rows in (1, max_rows):
-        features = np.zeros((rows, *shape), dtype=np.float32)
+        features = np.zeros((rows, *classifier.shape), dtype=np.float32)
         for _ in range(WARM_UP_ROUNDS):
             started = time.perf_counter()
             classifier.predict(features)

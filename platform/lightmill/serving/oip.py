@@ -15,6 +15,7 @@ import numpy.typing as npt
 import orjson
 
 from lightmill.errors import RequestError
+from lightmill.models.inputs import TabularInputs
 from lightmill.records.signature import Signature, TensorSpec
 
 PLATFORM = "lightmill_torch"
@@ -41,8 +42,8 @@ class InferRequest:
     outputs: tuple[str, ...]
 
 
-def parse_infer(body: bytes | bytearray, signature: Signature) -> InferRequest:
-    """Read an inference request.
+def parse_infer(body: bytes | bytearray, signature: Signature, tabular: TabularInputs | None = None) -> InferRequest:
+    """Read an inference request; the inputs of a `tabular` model are prepared here, row by row.
 
     Raises:
         RequestError: It is no JSON, or a field does not fit the signature; the message names the field, what
@@ -57,12 +58,49 @@ def parse_infer(body: bytes | bytearray, signature: Signature) -> InferRequest:
     id = request.get("id")
     if id is not None and not isinstance(id, str):
         raise RequestError(f"Field 'id' must be a string, but is {_kind(id)}.")
-    spec = signature.inputs[0]
+    if tabular:
+        features = tabular.features(tabular.table(_read_columns(request.get("inputs"), signature)))
+    else:
+        spec = signature.inputs[0]
+        features = _read_tensor(_only_input(request.get("inputs"), spec), spec)
     return InferRequest(
         id=id,
-        features=_read_tensor(_only_input(request.get("inputs"), spec), spec),
+        features=features,
         outputs=_wanted(request.get("outputs"), signature),
     )
+
+
+def _read_columns(inputs: object, signature: Signature) -> dict[str, list[Any]]:
+    """Return the values of every column; null is a missing value, which the protocol has no word for."""
+    specs = {spec.name: spec for spec in signature.inputs}
+    wanted = f"one input for each of {', '.join(specs)}"
+    if not isinstance(inputs, list) or not inputs:
+        raise RequestError(f"Field 'inputs' must be a list with {wanted}; given {_kind(inputs)}.")
+    found: dict[str, list[Any]] = {}
+    for position, entry in enumerate(inputs):
+        if not isinstance(entry, dict):
+            raise RequestError(f"Field 'inputs[{position}]' must be an object, but is {_kind(entry)}.")
+        name = entry.get("name")
+        spec = specs.get(name) if isinstance(name, str) else None
+        if spec is None or name in found:
+            raise RequestError(f"Field 'inputs' must hold {wanted}; given {_short(name)}.")
+        field = f"inputs[{name!r}]"
+        if entry.get("datatype") != spec.datatype:
+            raise RequestError(
+                f"Field {field}.datatype must be {spec.datatype!r}; given {_short(entry.get('datatype'))}."
+            )
+        data, shape = entry.get("data"), entry.get("shape")
+        if not isinstance(data, list) or not data:
+            raise RequestError(f"Field {field}.data must be a list of {spec.datatype} values; given {_kind(data)}.")
+        if not isinstance(shape, list) or not all(type(size) is int for size in shape) or not _fits(shape, spec.shape):
+            raise RequestError(f"Field {field}.shape must fit {_shape(spec.shape)}; given {_short(shape)}.")
+        if len(shape) > 1 and not isinstance(data[0], list | None):
+            width = math.prod(shape[1:])
+            data = [data[start : start + width] for start in range(0, len(data), width)]
+        if len(data) != shape[0]:
+            raise RequestError(f"Field {field}.data has {len(data)} rows, but shape {shape} expects {shape[0]}.")
+        found[spec.name] = data
+    return found
 
 
 def _only_input(inputs: object, spec: TensorSpec) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from lightmill.access import KeyChecker
 from lightmill.errors import LightmillError, MethodNotAllowedError, NotFoundError, TooLargeError
 from lightmill.models.answers import LABEL, PROBABILITIES
+from lightmill.models.inputs import TabularInputs
 from lightmill.records.assets import ModelCard
 from lightmill.records.references import VersionId
 from lightmill.serving import oip
@@ -29,6 +30,7 @@ class InferenceService:
         self._endpoint = endpoint
         self._version = version
         self._signature = card.signature
+        self._inputs = TabularInputs(card.preparation) if card.preparation else None
         self._batcher = batcher
         self.keys = keys
         self._metadata = oip.metadata(endpoint, [str(version.seq)], card.signature)
@@ -85,7 +87,7 @@ class InferenceService:
         return route
 
     async def _infer(self, body: bytes) -> bytes:
-        request = oip.parse_infer(body, self._signature)
+        request = oip.parse_infer(body, self._signature, self._inputs)
         answers = await self._batcher.predict(request.features)
         arrays = {PROBABILITIES: answers.probabilities, LABEL: answers.label}
         return oip.format_infer(self._endpoint, str(self._version.seq), request, self._signature, arrays)

@@ -79,6 +79,10 @@ def train(
     card = dataset.manifest.dataset
     if card is None:
         raise RequestError(f"{dataset.id} is no dataset that can be trained on.")
+    if not card.classes:
+        raise RequestError(
+            f"{dataset.id} has no label to train on; declare a column with role 'label' and ingest again."
+        )
     architecture = spec.architecture.with_sizes(inputs=math.prod(card.features.shape), classes=len(card.classes))
     build_module(architecture)
     try:

@@ -49,9 +49,10 @@ def register_best(
     model = ModelCard(
         architecture=architecture,
         preprocessing=card.preprocessing,
-        signature=signature_of(card.features, len(card.classes)),
+        signature=signature_of(card.features, len(card.classes), card.preparation),
         classes=card.classes,
         metrics=metrics,
+        preparation=card.preparation,
     )
     summary = publish_model(registry, spec.model, state, model, provenance)
     held_out = Evaluation(

@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lightmill.records.specs import DatasetSpec
+from lightmill.records.dataset_spec import DatasetSpec
 
 
 def spec(**rules: str) -> DatasetSpec:

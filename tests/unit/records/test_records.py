@@ -14,6 +14,8 @@ import lightmill.records
 from lightmill.records import annotations, assets, care, endpoints, jobs, platform, references, search, signature, specs
 from lightmill.records.base import Record, now_iso
 from lightmill.records.references import AssetKind, VersionId
+from tests.unit.records.data_examples import DATA
+from tests.unit.records.quality_examples import EXAMPLES
 
 VERSION = VersionId(kind=AssetKind.DATASET, name="d", seq=3, digest="ab" * 32)
 TENSOR = signature.TensorSpec(name="x", datatype="FP32", shape=(-1, 4))
@@ -188,23 +190,9 @@ RECORDS: list[Record] = [
     ENDPOINT_SPEC.resources,
     specs.TrainSpec(model="m", dataset="d", architecture=ARCHITECTURE, alias=None),
     specs.WorkerResources(cpus=0.5, gpus=2),
-    specs.SourceSpec(path="a.csv"),
-    specs.ColumnSpec(name="p{0..1}", dtype="int64", minimum=-1.5, values=(1, "a"), tags=("t",)),
-    specs.RulesSpec(missing="drop"),
-    specs.SplitSpec(train=0.5, validation=0.25, test=0.25),
-    specs.FeaturesSpec(shape=(2, 3)),
-    specs.PrepareSpec(step="standardize"),
+    *EXAMPLES,
+    *DATA,
     specs.Spec(),
-    specs.DatasetSpec(
-        name="d",
-        source=specs.SourceSpec(path="a.csv"),
-        features=specs.FeaturesSpec(shape=(1,)),
-        columns=(
-            specs.ColumnSpec(name="p", dtype="int64"),
-            specs.ColumnSpec(name="l", dtype="string", role="label", values=("a", 3)),
-        ),
-        prepare=(specs.PrepareSpec(step="standardize"),),
-    ),
 ]
 
 

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from lightmill.errors import NotFoundError, RequestError
+from lightmill.records.dataset_spec import DatasetSpec
+from lightmill.records.quality import ColumnRule
 from lightmill.records.specs import (
     SPEC_MAX_BYTES,
-    ColumnSpec,
-    DatasetSpec,
     EndpointSpec,
     Spec,
     TrainSpec,
@@ -87,7 +87,7 @@ def test_defaults_are_the_documented_ones() -> None:
     ],
 )
 def test_a_family_of_columns_is_spelled_out(name: str, expected: tuple[str, ...]) -> None:
-    assert ColumnSpec(name=name, dtype="int64").names() == expected
+    assert ColumnRule(name=name, dtype="int64").names() == expected
 
 
 def test_features_keep_the_order_of_the_columns() -> None:
@@ -102,28 +102,28 @@ BAD: list[tuple[type[Spec], str, Any, tuple[str, ...]]] = [
     (DatasetSpec, "split.trian", 0.7, ("unknown key 'split.trian'",)),
     (DatasetSpec, "columns.0.typ", "x", ("unknown key 'columns.0.typ'",)),
     (DatasetSpec, "name", ..., ("key 'name' is missing",)),
-    (DatasetSpec, "source", ..., ("key 'source' is missing",)),
+    (DatasetSpec, "source", ..., ("give `source`", "`sources`")),
     (DatasetSpec, "source.path", ..., ("key 'source.path' is missing",)),
     (DatasetSpec, "columns.1.dtype", ..., ("key 'columns.1.dtype' is missing",)),
     (DatasetSpec, "name", "Bad Name", ("'Bad Name'", "a-z", "letter or digit")),
     (DatasetSpec, "name", 7, ("name", "string", "7")),
-    (DatasetSpec, "source.format", "parquet", ("source.format", "'csv'", "'parquet'")),
+    (DatasetSpec, "source.path", 7, ("source.path", "string", "7")),
     (DatasetSpec, "columns", [], ("columns", "at least 1")),
-    (DatasetSpec, "columns.0.dtype", "int", ("columns.0.dtype", "'int64'", "'int'")),
-    (DatasetSpec, "columns.0.minimum", "low", ("columns.0.minimum", "'low'")),
+    (DatasetSpec, "columns.0.dtype", "int", ("columns.0.dtype", "int64", "'int'")),
+    (DatasetSpec, "columns.0.minimum", "low", ("columns.0", "numbers", "'low'")),
     (DatasetSpec, "columns.0.minimum", float("nan"), ("columns.0.minimum", "nan")),
-    (DatasetSpec, "columns.1.role", "ignore", ("label", "exactly one")),
+    (DatasetSpec, "columns.1.role", "ignore", ("label", "split")),
     (DatasetSpec, "columns.1.role", "feature", ("feature must be a number", "string")),
     (DatasetSpec, "columns.2", {"name": "p1", "dtype": "int64"}, ("['p1']", "twice")),
     (DatasetSpec, "columns.2.name", "letter", ("['letter']", "twice")),
     (DatasetSpec, "columns.2.name", "row_id", ("['row_id']", "reserved", "rename")),
-    (DatasetSpec, "columns.2.role", "label", ("exactly one", "'letter'", "'note'")),
+    (DatasetSpec, "columns.2.role", "label", ("at most one", "'letter'", "'note'")),
     (DatasetSpec, "features.shape", [3], ("[3]", "3 values", "4 columns")),
     (DatasetSpec, "rules.missing", "clip", ("rules.missing", "'drop'", "'clip'")),
     (DatasetSpec, "split.train", 0.9, ("add up to", "1.2", "= 1")),
     (DatasetSpec, "split.train", 0, ("split.train", "greater than 0")),
     (DatasetSpec, "split.test", 1.5, ("split.test", "less than 1", "1.5")),
-    (DatasetSpec, "prepare", [{"step": "normalize"}], ("prepare.0.step", "'standardize'", "'normalize'")),
+    (DatasetSpec, "prepare", [{"step": "normalize"}], ("prepare.0", "'standardize'", "'normalize'")),
     (TrainSpec, "batch_size", 7, ("batch_size 7", "workers 2", "multiple of 2")),
     (TrainSpec, "batch_size", 0, ("batch_size", "greater than or equal to 1")),
     (TrainSpec, "workers", 0, ("workers", "greater than or equal to 1")),

@@ -76,6 +76,10 @@ def write_onnx(version: OpenVersion, folder: Path) -> float:
 
 
 def _export(card: ModelCard, module: nn.Module, path: Path) -> None:
+    if card.preparation:
+        raise RequestError(
+            "A model of named columns has a preparation that ONNX cannot hold; export it as safetensors instead."
+        )
     name = card.signature.inputs[0].name
     example = torch.zeros(2, *card.signature.inputs[0].shape[1:])
     for logger in ("torch.onnx", "onnxscript", "onnx_ir"):
