@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -30,15 +30,15 @@ def node_spill_folder(settings: Settings) -> Path:
     Raises:
         RequestError: It is somebody else's, open to others, or cannot be made.
     """
-    folder = _private(settings.spill_folder)
     remove_node_spill(settings)
-    return folder
+    return _private(settings.spill_folder)
 
 
 def remove_node_spill(settings: Settings) -> None:
-    """Remove what the Ray of this home has spilled; it must have ended."""
+    """Remove what the Ray of this home has spilled, and the folder if it is empty then; that Ray must have ended."""
     for left in settings.spill_folder.glob(NODE_PREFIX + "*"):
         shutil.rmtree(left, ignore_errors=True)
+    _remove_empty(settings.spill_folder)
 
 
 @contextmanager
@@ -57,6 +57,12 @@ def job_spill_folder(settings: Settings) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        _remove_empty(parent)
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _private(folder: Path) -> Path:

@@ -32,12 +32,13 @@ def test_the_folder_of_a_job_that_was_killed_goes_with_the_next(tmp_path: Path) 
     with job_spill_folder(settings) as folder:
         left.mkdir()
         (left / "x").write_bytes(b"rows")
-    assert left.exists() and not folder.exists()
+    assert left.exists() and not folder.exists(), "what is not ours stays until the next job looks"
     with job_spill_folder(settings):
         assert not left.exists()
 
 
 def test_a_folder_that_others_may_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "spill").mkdir(mode=0o755)
+    (tmp_path / "spill" / "of somebody").touch()
     with pytest.raises(RequestError, match="0700"):
         node_spill_folder(Settings(home=tmp_path, spill_path=tmp_path / "spill"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -112,18 +113,17 @@ def _array(column: InputColumn, values: Sequence[Any]) -> pa.Array:
         if column.dtype == "binary":
             values = [None if value is None else base64.b64decode(value, validate=True) for value in values]
         if column.dtype in ("date", "timestamp"):
-            return pa.array(list(values), type=pa.string()).cast(kind)
+            values = [None if value is None else _time(value) for value in values]
         if pa.types.is_fixed_size_list(kind):
             values = [None if value is None else np.asarray(value).reshape(-1).tolist() for value in values]
         return pa.array(list(values), type=kind)
-    except (
-        pa.ArrowInvalid,
-        pa.ArrowTypeError,
-        pa.ArrowNotImplementedError,
-        OverflowError,
-        TypeError,
-        ValueError,
-    ) as exc:
-        if isinstance(exc, binascii.Error):
-            raise RequestError(f"Column {column.name!r} holds bytes, written as base64.") from exc
+    except binascii.Error as exc:
+        raise RequestError(f"Column {column.name!r} holds bytes, written as base64.") from exc
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as exc:
         raise RequestError(f"Column {column.name!r} holds a value that is no {column.dtype}.") from exc
+
+
+def _time(text: str) -> datetime:
+    """Read ISO 8601; a time without a zone is in UTC."""
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

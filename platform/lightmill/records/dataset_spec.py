@@ -87,7 +87,8 @@ class DatasetSpec(Spec):
         twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
         if twice:
             raise ValueError(f"columns {twice} are declared twice")
-        reserved = sorted(RESERVED_COLUMNS & set(names))
+        own = {"label"} & set(self.label_columns())  # a label may well be called so
+        reserved = sorted((RESERVED_COLUMNS - own) & set(names))
         if reserved:
             raise ValueError(f"column names {reserved} are reserved; rename them in the source")
         self._check_features()

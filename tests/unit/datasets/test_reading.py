@@ -9,18 +9,24 @@ import pyarrow as pa
 import pytest
 
 from lightmill.datasets.reading import read_rows, split_files
-from lightmill.datasets.sealed import SealedSink, SealedSource
+from lightmill.datasets.sealed import PreparedBlock, SealedSink, SealedSource
 from lightmill.errors import IntegrityError, RequestError
 from lightmill.registry import Content, OpenVersion, RegistryLocation
 from tests.attacks.scene import DATASET, dataset_card
 from tests.unit.registry.world import World
 
 
+def as_it_is(block: pa.Table) -> PreparedBlock:
+    """Keep every row; one of an empty block's neighbours is also kept aside."""
+    aside = block.filter(pa.array(block.column("row_id").to_numpy() == 9)).drop_columns(["split"])
+    return PreparedBlock(rows=block, aside=aside)
+
+
 def sealed(folder: Path) -> tuple[World, RegistryLocation, OpenVersion]:
     world = World(folder)
     location = RegistryLocation(store_url=str(world.root), keyring_path=str(world.ring.path), workspace="default")
     draft = world.registry.begin(DATASET, "d")
-    sink = SealedSink(location, draft.id, {"ink": "secret"})
+    sink = SealedSink(location, draft.id, {"ink": "secret"}, as_it_is)
     block = pa.table(
         {"row_id": range(10), "ink": [float(n) for n in range(10)], "split": pa.array([0, 1] * 5, pa.int8())}
     )
@@ -45,6 +51,9 @@ def test_each_split_has_files_of_its_own(place: tuple[World, RegistryLocation, O
     ]
     assert sum(f.rows or 0 for f in split_files(version, "validation")) == 5
     assert split_files(version, "test") == ()
+    assert [(f.path, f.rows) for f in version.manifest.files if f.group == "quarantine"] == [
+        ("quarantine/00001-00000.parquet", 1)
+    ]
     with pytest.raises(RequestError, match="train, validation, test"):
         split_files(version, "all")
     rows = read_rows(version, location, "train", 0, 100)

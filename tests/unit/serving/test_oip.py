@@ -13,6 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from lightmill.errors import RequestError
+from lightmill.models.answers import signature_of
+from lightmill.models.inputs import TabularInputs
+from lightmill.records.fitted import FittedImpute, FittedPreparation, InputColumn, TabularPreparation
+from lightmill.records.preparation import Features
 from lightmill.records.signature import Datatype, Signature, TensorSpec
 from lightmill.serving import oip
 
@@ -241,3 +245,53 @@ def test_the_metadata_has_the_fields_of_the_protocol() -> None:
         ],
     }
     assert json.loads(oip.error('a "quoted" message')) == {"error": 'a "quoted" message'}
+
+
+# -- models of named columns ----------------------------------------------------------
+
+
+COLUMNS = TabularPreparation(
+    columns=(InputColumn(name="age", dtype="float64"), InputColumn(name="box", dtype="tensor<float32>", shape=(2,))),
+    fitted=FittedPreparation(
+        steps=(FittedImpute(columns=("age",), values=(7.0,)), Features(columns=("age", "box"), name="features"))
+    ),
+    width=3,
+)
+TABULAR = signature_of(TensorSpec(name="features", datatype="FP32", shape=(3,)), 2, COLUMNS)
+
+
+def column(name: str, datatype: str, shape: list[int], data: object) -> dict[str, object]:
+    return {"name": name, "datatype": datatype, "shape": shape, "data": data}
+
+
+AGE = column("age", "FP64", [2], [1.5, None])
+BOX = column("box", "FP32", [2, 2], [1, 2, 3, 4])
+
+
+def test_named_columns_become_features_row_by_row() -> None:
+    inputs = TabularInputs(COLUMNS)
+    for box in (BOX, column("box", "FP32", [2, 2], [[1, 2], [3, 4]])):
+        found = oip.parse_infer(json.dumps({"inputs": [box, AGE]}).encode(), TABULAR, inputs)
+        assert found.features.tolist() == [[1.5, 1.0, 2.0], [7.0, 3.0, 4.0]]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "named"),
+    [
+        ([], "one input for each of age, box"),
+        ([AGE], "lacks 'box'"),
+        ([AGE, AGE, BOX], "'age'"),
+        ([AGE, BOX, column("c", "FP32", [2], [1, 2])], "'c'"),
+        ([7, BOX], "inputs\\[0\\]"),
+        ([{**AGE, "datatype": "FP32"}, BOX], "FP64"),
+        ([{**AGE, "shape": [3]}, BOX], "2 rows"),
+        ([{**AGE, "shape": [2, 1]}, BOX], "shape"),
+        ([{**AGE, "data": "x"}, BOX], "data"),
+        ([{**AGE, "data": ["x", 1]}, BOX], "'age'"),
+        ([AGE, {**BOX, "data": [1, 2, 3]}], "box"),
+        ([{**AGE, "shape": [2], "data": [1, 2]}, {**BOX, "shape": [1, 2], "data": [1, 2]}], "different numbers"),
+    ],
+)
+def test_wrong_columns_are_refused_by_name(inputs: list[object], named: str) -> None:
+    with pytest.raises(RequestError, match=named):
+        oip.parse_infer(json.dumps({"inputs": inputs}).encode(), TABULAR, TabularInputs(COLUMNS))
