@@ -55,7 +55,7 @@ def main() -> int:
     from lightmill.control.ray_session import session
 
     try:
-        with session(os.environ.get("RAY_ADDRESS", "auto"), settings.num_cpus, settings.num_gpus):
+        with session(os.environ.get("RAY_ADDRESS", "auto")):
             listen = {"host": serving_host(settings), "port": settings.http_port}
             serve.start(proxy_location="HeadOnly", http_options=listen)
             deployment: Any = serve.deployment(serve.ingress()(Control))
