@@ -3,7 +3,7 @@
 # make check   ruff, pyright, import-linter
 # make bench   the benchmarks, one JSON object a line
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-cluster test-registry test-slow check format bench bench-registry extras \
+.PHONY: help setup demo test test-fast test-cluster test-registry test-data test-slow check format bench bench-registry extras \
 	lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -53,6 +53,13 @@ test-registry: extras
 	@$(BIN)/pytest -n 2 --counts tests/contract tests/attacks tests/unit/vault tests/unit/storage tests/unit/registry \
 		tests/unit/models -m "slow or not slow"
 	@$(BIN)/pytest --counts tests/integration/test_plaintext_hunt.py -m slow
+
+# Data whole: sources, rules, masking, preparation, and five kinds of datasets ingested and trained on.
+test-data: extras
+	@$(BIN)/pytest -n 2 --counts tests/unit/datasets tests/unit/masking tests/unit/models/preparation tests/unit/models/test_inputs.py \
+		tests/unit/records tests/contract/test_sources_s3.py -m "slow or not slow"
+	@$(BIN)/pytest --counts tests/integration/test_sources_on_ray.py tests/integration/test_ingest_kinds.py \
+		tests/integration/test_spilling.py -m slow
 
 test-slow: extras
 	@$(BIN)/pytest tests -m slow

@@ -72,7 +72,7 @@ def people(seed: int, rows: int) -> list[dict[str, Any]]:
         found.append(
             {
                 "id": n,
-                "age": None if chance.random() < 0.05 else round(age, 2),
+                "age": None if chance.random() < 0.05 else round(min(max(age, 1), 99), 2),
                 "land": land,
                 "mail": f"person{seed}.{n}@canary-mail.example",
                 "note": f"call +49 151 {chance.randrange(10**7, 10**8)} or card 4111 1111 1111 1111",

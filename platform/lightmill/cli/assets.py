@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lightmill.cli import aliases, exchange, search, versions
+from lightmill.cli import datasets as dataset_commands
 from lightmill.cli.output import JsonOption, print_facts, print_json, print_table, size_text
 from lightmill.records.assets import AssetSummary, VersionDetail, VersionSummary
 from lightmill.records.references import AssetKind
@@ -23,6 +24,7 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     datasets = _group(AssetKind.DATASET, lambda client: client.datasets)
     datasets.command("rows")(rows)
+    dataset_commands.add_to(datasets)
     models = _group(AssetKind.MODEL, lambda client: client.models)
     versions.add_for_models(models)
     exchange.add_to(models)

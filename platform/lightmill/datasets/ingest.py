@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import ray
 
 from lightmill.datasets.columns import FEATURES
@@ -127,7 +128,9 @@ def _preparation(
     found = Preparation(per_row, resources=Resources(root=folder)).apply(rows)
     if FEATURES not in found.column_names:
         return None
-    return TabularPreparation(columns=columns, fitted=per_row, width=found.column(FEATURES).type.list_size)
+    kind = found.column(FEATURES).type
+    storage = kind.storage_type if isinstance(kind, pa.FixedShapeTensorType) else kind
+    return TabularPreparation(columns=columns, fitted=per_row, width=storage.list_size)
 
 
 def _profile(spec: DatasetSpec, judged: Judged, measured: Measured, files: tuple[FileEntry, ...]) -> Profile:

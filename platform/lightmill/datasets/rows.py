@@ -19,7 +19,7 @@ from lightmill.datasets.expectations import Judge, Judgement
 from lightmill.datasets.sources.combine import combine
 from lightmill.datasets.sources.opening import open_source
 from lightmill.datasets.sources.port import ROW_BITS, BadRow, Part, Source
-from lightmill.datasets.sources.ray_source import BAD, RaySource
+from lightmill.datasets.sources.ray_source import BAD, RaySource, task_groups
 from lightmill.masking import Masker
 from lightmill.records.dataset_spec import DatasetSpec
 from lightmill.records.masking import MaskingReport
@@ -39,7 +39,7 @@ class Blocks:
         """Return a lazy Ray dataset: `row_id`, the source's columns, and `bad_row` where a row cannot be read."""
         source = RaySource(self.source, self.parts, bad_rows="quarantine")
         # A task a part: with fewer tasks than Ray likes, it would cut blocks up and not read and work in one task.
-        return ray.data.read_datasource(source, override_num_blocks=max(1, len(self.parts)))
+        return ray.data.read_datasource(source, override_num_blocks=max(1, len(task_groups(self.parts))))
 
     def locate(self, row_id: int) -> tuple[str, int]:
         """Return the file of a row and its number there, from 1."""

@@ -6,7 +6,7 @@ What travels to Ray's workers is a `RegistryLocation` and ids; each worker opens
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -26,6 +26,8 @@ from lightmill.registry import Draft, DraftId, OpenVersion, RegistryLocation
 SPLIT_COLUMN = "split"
 QUARANTINE = "quarantine"
 ROWS_PER_FILE = 250_000
+TOGETHER_ROWS = 50_000
+TOGETHER_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,20 +64,34 @@ class SealedSink(Datasink[list[FileEntry]]):
     def write(self, blocks: Iterable[object], ctx: object) -> list[FileEntry]:
         """Prepare and seal this task's blocks; runs in a Ray worker."""
         writer = _Writer(self._location.open().join(self._draft), self._tags, ctx.task_idx)  # pyright: ignore[reportAttributeAccessIssue]
-        for block in blocks:
-            table = BlockAccessor.for_block(block).to_arrow()  # pyright: ignore[reportArgumentType]
-            if table.num_rows:
-                found = self._prepare(table)
-                code = found.rows.column(SPLIT_COLUMN).to_numpy()
-                rows = found.rows.drop_columns([SPLIT_COLUMN])
-                for number, split in enumerate(SPLITS):
-                    writer.add(split, rows.filter(pa.array(code == number)))
-                writer.add(QUARANTINE, found.aside)
+        for table in _together(BlockAccessor.for_block(block).to_arrow() for block in blocks):  # pyright: ignore[reportArgumentType]
+            found = self._prepare(table)
+            code = found.rows.column(SPLIT_COLUMN).to_numpy()
+            rows = found.rows.drop_columns([SPLIT_COLUMN])
+            for number, split in enumerate(SPLITS):
+                writer.add(split, rows.filter(pa.array(code == number)))
+            writer.add(QUARANTINE, found.aside)
         return writer.finish()
 
     def on_write_complete(self, write_result: object) -> None:
         """Collect what the tasks wrote, on the driver."""
         self.files = [entry for entries in write_result.write_returns for entry in entries]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _together(blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Yield consecutive blocks as one until they are large: steps over rows see more than one small file."""
+    waiting: list[pa.Table] = []
+    for block in blocks:
+        if block.num_rows:
+            waiting.append(block)
+        if (
+            sum(table.num_rows for table in waiting) >= TOGETHER_ROWS
+            or sum(t.nbytes for t in waiting) >= TOGETHER_BYTES
+        ):
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 class _Writer:

@@ -22,6 +22,8 @@ BAD = "bad_row"
 """The column that holds a rejected row's BadRow as JSON; null in a row that was read."""
 
 Policy = Literal["fail", "drop", "quarantine"]
+TASK_BYTES = 16 << 20
+"""How much of small parts one task reads."""
 
 
 class RaySource(Datasource):
@@ -59,13 +61,33 @@ class RaySource(Datasource):
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: object = None
     ) -> list[ReadTask]:
-        """Return one task a part."""
-        return [self._task(part, per_task_row_limit) for part in self._parts]
+        """Return one task a part, or for consecutive small ones that are known to be small."""
+        return [self._task(group, per_task_row_limit) for group in task_groups(self._parts)]
 
-    def _task(self, part: Part, limit: int | None) -> ReadTask:
-        read = functools.partial(read_blocks, self._source, part, self._bad_rows, self._batch_rows)
-        metadata = BlockMetadata(num_rows=None, size_bytes=part.size_bytes or None, exec_stats=None, input_files=None)
+    def _task(self, parts: Sequence[Part], limit: int | None) -> ReadTask:
+        read = functools.partial(_read_all, self._source, tuple(parts), self._bad_rows, self._batch_rows)
+        size = sum(part.size_bytes for part in parts)
+        metadata = BlockMetadata(num_rows=None, size_bytes=size or None, exec_stats=None, input_files=None)
         return ReadTask(read, metadata, per_task_row_limit=limit)
+
+
+def task_groups(parts: Sequence[Part]) -> list[list[Part]]:
+    """Return consecutive parts together, up to 16 MiB; a part of unknown size stands alone."""
+    groups: list[list[Part]] = []
+    size = 0
+    for part in parts:
+        if groups and part.size_bytes and size and size + part.size_bytes <= TASK_BYTES:
+            groups[-1].append(part)
+            size += part.size_bytes
+        else:
+            groups.append([part])
+            size = part.size_bytes
+    return groups
+
+
+def _read_all(source: Source, parts: Sequence[Part], policy: Policy, batch_rows: int) -> Iterator[pa.Table]:
+    for part in parts:
+        yield from read_blocks(source, part, policy, batch_rows)
 
 
 def read_blocks(source: Source, part: Part, policy: Policy, batch_rows: int = BATCH_ROWS) -> Iterator[pa.Table]:

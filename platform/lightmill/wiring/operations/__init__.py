@@ -19,6 +19,8 @@ from lightmill.records.jobs import Progress
 from lightmill.settings import Settings
 
 OPERATIONS: dict[str, str] = {
+    "datasets.infer": "datasets:infer",
+    "datasets.profile": "datasets:profile",
     "registry.check": "care:check",
     "registry.gc": "care:collect",
     "registry.repair": "care:repair",

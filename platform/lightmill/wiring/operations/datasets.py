@@ -1,0 +1,157 @@
+"""Datasets from the command line: a first specification from a sample, and the page of a version's profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pydantic import TypeAdapter
+
+from lightmill.datasets.infer import propose
+from lightmill.datasets.profile_page import profile_page
+from lightmill.datasets.sources.opening import open_source
+from lightmill.datasets.sources.port import BadRow
+from lightmill.errors import NotFoundError, RequestError
+from lightmill.records.base import Record
+from lightmill.records.jobs import Progress
+from lightmill.records.profile import ProfileRecord
+from lightmill.records.references import AssetKind, parse_reference
+from lightmill.records.sources import SourceSpec
+from lightmill.wiring.operations import OperationContext
+from lightmill.wiring.platform import open_platform
+
+SAMPLE_FILES = 8
+SAMPLE_ROWS = 2000
+PROFILE_FILE = "profile.json"
+FORMATS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".txt": "text",
+    ".npy": "numpy",
+    ".npz": "numpy",
+    ".tar": "webdataset",
+}
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+_SOURCE: TypeAdapter[Any] = TypeAdapter(SourceSpec)
+
+
+class InferOptions(Record):
+    """What to look at: an absolute path or a URI, and what to call the dataset; `format` where its name tells none."""
+
+    path: str
+    name: str
+    format: str | None = None
+
+
+class Inferred(Record):
+    """A proposed specification as YAML text with comments, and how many rows it was made from."""
+
+    text: str
+    rows: int
+    columns: int
+    unreadable: int
+
+
+class ProfileOptions(Record):
+    """Which version's profile to write to which absolute path."""
+
+    reference: str
+    path: str
+
+
+class ProfilePage(Record):
+    """What was written."""
+
+    version: str
+    path: str
+    rows: int
+    columns: int
+
+
+def infer(context: OperationContext, options: InferOptions) -> Inferred:
+    """Propose a specification from the first rows of the first files.
+
+    Raises:
+        NotFoundError: There is nothing at the path.
+        RequestError: The format is not to be told from the name, or the sample has no columns.
+    """
+    kind = options.format or _format_of(options.path)
+    declared: dict[str, Any] = {"format": kind, "path": options.path}
+    if options.path.endswith(".tsv"):
+        declared["delimiter"] = "\t"
+    source = open_source(_SOURCE.validate_python(declared), Path("/"))
+    parts = list({part.file: part for part in reversed(source.parts())}.values())[::-1][:SAMPLE_FILES]
+    bad: list[BadRow] = []
+    tables: dict[str, pa.Table] = {}
+    for number, part in enumerate(parts):
+        context.report(Progress(phase="sample", done=number, total=len(parts), unit="files"))
+        chunk = next(iter(source.read(part, batch_rows=SAMPLE_ROWS, on_bad=bad.append)), None)
+        if chunk is not None and len(chunk.table):
+            tables[part.path] = _typed(chunk.table) if kind == "csv" else chunk.table
+    if not tables:
+        raise RequestError(f"The sample of {options.path} has no rows; {len(bad)} could not be read.")
+    shown = {**declared, "path": Path(options.path).name if "://" not in options.path else options.path}
+    proposal = propose(tables, options.name, shown)
+    return Inferred(
+        text=proposal.text,
+        rows=sum(len(table) for table in tables.values()),
+        columns=len(proposal.spec["columns"]),
+        unreadable=len(bad),
+    )
+
+
+def profile(context: OperationContext, options: ProfileOptions) -> ProfilePage:
+    """Write the profile of a dataset version as one HTML page.
+
+    Raises:
+        NotFoundError: There is no such version, or it was made without a profile.
+    """
+    platform = open_platform(context.settings)
+    with platform.catalog:
+        id = platform.registry.resolve(AssetKind.DATASET, parse_reference(options.reference))
+        version = platform.registry.open(id)
+        if not any(entry.path == PROFILE_FILE for entry in version.manifest.files):
+            raise NotFoundError(f"{id} has no profile; it was made by an older Lightmill. Ingest it again to get one.")
+        found = ProfileRecord.model_validate_json(version.read_file(PROFILE_FILE))
+    path = Path(options.path)
+    path.write_text(profile_page(found), encoding="utf-8")
+    return ProfilePage(version=str(id), path=str(path), rows=found.rows, columns=len(found.columns))
+
+
+def _format_of(path: str) -> str:
+    name = path.lower().removesuffix(".gz").removesuffix(".zst").removesuffix(".bz2")
+    suffix = Path(name).suffix
+    if suffix in FORMATS:
+        return FORMATS[suffix]
+    folder = Path(path)
+    if folder.is_dir():
+        suffixes = {file.suffix.lower() for file in folder.rglob("*") if file.is_file()}
+        if suffixes and suffixes <= PICTURES:
+            return "images"
+        known = {FORMATS[found] for found in suffixes if found in FORMATS}
+        if len(known) == 1:
+            return known.pop()
+    if "://" not in path and not folder.exists() and not set("*?[") & set(path):
+        raise NotFoundError(f"There is nothing at {path}.")
+    raise RequestError(f"The format of {path} is not to be told from its name; give --format.")
+
+
+def _typed(table: pa.Table) -> pa.Table:
+    """Return a table of texts with numbers, booleans and times where all of a column are such."""
+    columns = []
+    for column in table.columns:
+        for kind in (pa.int64(), pa.float64(), pa.bool_(), pa.date32(), pa.timestamp("us")):
+            try:
+                columns.append(column.cast(kind))
+                break
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+                continue
+        else:
+            columns.append(column)
+    return pa.table(columns, names=table.column_names)
