@@ -1,0 +1,82 @@
+"""What every pass begins with: rows judged, rows that cannot be read told apart, and nothing personal kept aside."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import yaml
+
+from lightmill.datasets.quarantine import quarantine, unreadable
+from lightmill.datasets.rows import RowReader, open_blocks
+from lightmill.datasets.sources.ray_source import read_blocks, task_groups
+from lightmill.datasets.verdicts import bad_rows
+from lightmill.records.dataset_spec import DatasetSpec
+from lightmill.registry import RegistryLocation
+from tests.unit.registry.world import World
+
+SPEC = yaml.safe_load("""
+name: people
+source: {format: jsonl, path: people.jsonl}
+columns:
+  - {name: age, dtype: int64, maximum: 120}
+  - {name: mail, dtype: string, role: key, tags: [email]}
+  - {name: note, dtype: string, role: text}
+  - {name: buys, dtype: string, role: label, values: ["no", "yes"]}
+rules: {out_of_range: quarantine, unreadable: quarantine, type: quarantine}
+masking:
+  name: staff
+  rules:
+    - {tags: [email], action: pseudonym}
+    - {detectors: [card], action: redact}
+""")
+CARD = "4111 1111 1111 1111"
+ROWS = [
+    {"age": 30, "mail": "a@canary.example", "note": f"card {CARD}", "buys": "no"},
+    {"age": 300, "mail": "b@canary.example", "note": f"card {CARD}", "buys": "yes"},
+    {"age": "old", "mail": "c@canary.example", "note": "", "buys": "yes"},
+]
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> tuple[RowReader, pa.Table]:
+    world = World(tmp_path / "world")
+    lines = [*map(json.dumps, ROWS), '{"age": 5, "mail": "d@canary.example"']
+    (tmp_path / "people.jsonl").write_text("\n".join(lines) + "\n")
+    location = RegistryLocation(store_url=str(world.root), keyring_path=str(world.ring.path), workspace="default")
+    spec = DatasetSpec.model_validate(SPEC)
+    blocks = open_blocks(spec, tmp_path)
+    (block,) = read_blocks(blocks.source, blocks.parts[0], "quarantine")
+    assert blocks.locate(1) == (blocks.parts[0].path, 2)
+    assert task_groups(blocks.parts) == [list(blocks.parts)]
+    return RowReader(spec, location), block
+
+
+def test_rows_are_judged_and_what_cannot_be_read_stands_apart(reader: tuple[RowReader, pa.Table]) -> None:
+    found = reader[0].judged(reader[1])
+    assert len(found.source) == len(found.judgement.row_id) == 2
+    assert found.judgement.verdict.tolist()[0] == 0 and found.judgement.verdict[1] != 0
+    assert [(bad.row, bad.kind) for bad in found.bad] == [(2, "type"), (3, "unreadable")]
+
+
+def test_masking_is_the_same_in_every_process_and_blind_to_no_row(reader: tuple[RowReader, pa.Table]) -> None:
+    judgement = reader[0].judged(reader[1]).judgement
+    first, report = reader[0].masked(judgement.table, judgement.row_id)
+    again, _ = pickle.loads(pickle.dumps(reader[0])).masked(judgement.table, judgement.row_id)
+    assert first.equals(again) and report is not None and report.rows == 2
+    shown = json.dumps(first.to_pylist())
+    assert "canary" not in shown and CARD not in shown
+    assert reader[0].schema.field("mail").type == pa.string()
+
+
+def test_nothing_that_the_policy_hides_is_kept_aside(reader: tuple[RowReader, pa.Table]) -> None:
+    found = reader[0].judged(reader[1])
+    rows = bad_rows(found.judgement.verdict, DatasetSpec.model_validate(SPEC).rules, "quarantine")
+    aside = quarantine(found.source, found.judgement, rows, lambda row: ("people.jsonl", row + 1))
+    lost = unreadable([(bad.row, bad.path, bad.row + 1, bad.reason, bad.text) for bad in found.bad])
+    shown = json.dumps([reader[0].masked_aside(table).to_pylist() for table in (aside, lost)])
+    assert "canary" not in shown and CARD not in shown
+    assert "300" in shown and "out of range" in shown and "[masked]" in shown and "unreadable" in shown
