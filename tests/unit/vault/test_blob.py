@@ -21,6 +21,7 @@ from lightmill.vault import (
     seal_blob,
     sealed_size,
 )
+from tests.conftest import Tally
 from tests.unit.vault import reference
 
 STORE = "00112233445566778899aabbccddeeff"
@@ -295,6 +296,16 @@ def test_no_salt_and_no_ciphertext_repeats() -> None:
     blobs = [bytes(seal_blob(b"the same", KEY, DATA)) for _ in range(500)]
     assert len({blob[20:52] for blob in blobs}) == len(blobs)
     assert len({blob[HEADER_BYTES:] for blob in blobs}) == len(blobs)
+
+
+@pytest.mark.slow
+def test_no_key_and_no_salt_repeats_in_a_million_seals(tally: Tally) -> None:
+    """Nonces are numbers of segments, so what must not repeat is the encryption key: of blob key and salt."""
+    key, seals = new_key(), 1_000_000
+    salts = {bytes(seal_blob(b"", key, DATA)[20:52]) for _ in range(seals)}
+    keys = {new_key() for _ in range(seals)}
+    assert len(salts) == len(keys) == seals
+    tally("seals, no salt and no key twice", seals)
 
 
 @pytest.mark.parametrize("segment_bytes", [0, 1, -65536, 1 << 15, (1 << 16) + 1, 1 << 27])
