@@ -119,4 +119,5 @@ def temporary_platform() -> Iterator[TestPlatform]:
         for process in platform.processes():
             process.kill()
         shutil.rmtree(platform.sessions, ignore_errors=True)
+        shutil.rmtree(Settings(home=home).spill_folder, ignore_errors=True)
         shutil.rmtree(home, ignore_errors=True)

@@ -31,7 +31,9 @@ def infer(
         raise RequestError(f"{out} exists already; remove it, or choose another name.")
     place = path if "://" in path else str(Path(path).expanduser().absolute())
     called = name or re.sub(r"[^a-z0-9._-]+", "-", Path(path).name.partition(".")[0].lower()).strip("-._") or "dataset"
-    done = operate("datasets.infer", {"path": place, "name": called, "format": format}, quiet=json_output)
+    folder = str((out or Path("dataset.yaml")).absolute().parent)
+    options = {"path": place, "name": called, "format": format, "folder": folder}
+    done = operate("datasets.infer", options, quiet=json_output)
     if out is not None:
         out.write_text(done["text"], encoding="utf-8")
     if json_output:

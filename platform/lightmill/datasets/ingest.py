@@ -6,6 +6,7 @@ the training split, stage by stage, and profile; prepare and seal. Each reads th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,10 +22,11 @@ from lightmill.datasets.rows import RowReader, open_blocks
 from lightmill.datasets.sealed import SealedSink
 from lightmill.datasets.translate import user_errors
 from lightmill.datasets.verdicts import KEPT, REASONS, action_for
+from lightmill.errors import RequestError
 from lightmill.models.preparation.applying import Preparation, Resources
 from lightmill.models.preparation.stages import check_order
 from lightmill.records.assets import ColumnProfile, DatasetCard, FileEntry, Profile, Provenance, VersionSummary
-from lightmill.records.dataset_spec import DatasetSpec
+from lightmill.records.dataset_spec import FEATURE_ROLES, DatasetSpec
 from lightmill.records.fitted import FittedPreparation, InputColumn, TabularPreparation
 from lightmill.records.jobs import Progress
 from lightmill.records.profile import ColumnSummary
@@ -55,6 +57,7 @@ def ingest(
     """
     check_order(spec.prepare)
     reader = RowReader(spec, location)
+    reader.check_masking()
     blocks = open_blocks(spec, folder)
     with user_errors():
         report(Progress(phase="validate", unit="rows"))
@@ -69,6 +72,10 @@ def ingest(
         told("seal")(0)
         preprocessing = in_place(spec, measured.found)
         fitted = with_features(spec, measured.found.record())
+        preparation = None if preprocessing is not None else _preparation(spec, reader, fitted, folder)
+        width = len(spec.feature_columns()) if preprocessing else preparation.width if preparation else 0
+        if spec.features.shape and math.prod(spec.features.shape) != width:
+            raise RequestError(f"features.shape is {list(spec.features.shape)}, but the prepared columns give {width}.")
         draft = registry.begin(AssetKind.DATASET, spec.name)
         try:
             prepare = Prepare(
@@ -83,13 +90,12 @@ def ingest(
             )
             sink = SealedSink(location, draft.id, _tags(spec), prepare)
             blocks.dataset().write_datasink(sink)
+            files = tuple(sorted(sink.files, key=lambda entry: entry.path))
+            _refuse_empty(files)
             notes = draft.seal_files({PROFILE_FILE: measured.profile.model_dump_json().encode()})
         except BaseException:
             draft.release()
             raise
-    files = tuple(sorted(sink.files, key=lambda entry: entry.path))
-    preparation = None if preprocessing is not None else _preparation(spec, reader, fitted, folder)
-    width = len(spec.feature_columns()) if preprocessing else preparation.width if preparation else 0
     card = DatasetCard(
         features=TensorSpec(name=spec.features.name, datatype="FP32", shape=spec.features.shape or (width,)),
         classes=spec.classes(),
@@ -108,20 +114,28 @@ def ingest(
 
 
 def _tags(spec: DatasetSpec) -> dict[str, str]:
-    """Return the first tag of every kept column that has one; prepared features take none."""
-    kept = set(spec.kept_columns())
-    return {n: column.tags[0] for column in spec.columns if column.tags for n in column.names() if n in kept}
+    """Return the first tag of every source column that has one; prepared features take none."""
+    return {name: column.tags[0] for column in spec.columns if column.tags for name in column.names()}
+
+
+def _refuse_empty(files: tuple[FileEntry, ...]) -> None:
+    empty = [name for name in SPLITS if not any(entry.group == name for entry in files)]
+    if empty:
+        raise RequestError(
+            f"After preparation the split {empty[0]!r} has no rows; change `split`, or what filters rows."
+        )
 
 
 def _preparation(
     spec: DatasetSpec, reader: RowReader, fitted: FittedPreparation, folder: Path
 ) -> TabularPreparation | None:
     """Return what serving applies: a row of features for each row of source columns, if there are features."""
+    named = {name for step in spec.prepare for name in (*getattr(step, "columns", ()), getattr(step, "column", ""))}
     columns = tuple(
         InputColumn(name=name, dtype=column.dtype, shape=column.shape)
         for column in spec.columns
-        if column.role in ("feature", "image", "text")
         for name in column.names()
+        if column.role in FEATURE_ROLES or (column.role == "text" and name in named)
     )
     per_row = fitted.per_row()
     rows = reader.schema.empty_table().select([column.name for column in columns])

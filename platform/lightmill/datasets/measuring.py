@@ -14,6 +14,7 @@ import pyarrow as pa
 import ray
 
 from lightmill.datasets.columns import ROW_ID
+from lightmill.datasets.conversion import arrow_type
 from lightmill.datasets.judging import FOUND, Judged, find
 from lightmill.datasets.profiling import ProfilePart, Profiler
 from lightmill.datasets.rows import Blocks, RowReader
@@ -22,6 +23,7 @@ from lightmill.models.preparation.stages import Found, StageFitter, StageSums, s
 from lightmill.records.dataset_spec import DatasetSpec
 from lightmill.records.masking import MaskingReport
 from lightmill.records.profile import ProfileRecord
+from lightmill.records.quality import ColumnRule
 from lightmill.records.splitting import SPLITS
 
 Count = Callable[[int], None]
@@ -66,8 +68,9 @@ class Kept:
 class _Measure:
     """Turns a block into one row of sums, pickled for Ray."""
 
-    def __init__(self, kept: Kept, fitter: StageFitter | None, profiler: Profiler | None) -> None:
+    def __init__(self, kept: Kept, fitter: StageFitter | None, profiler: Profiler | None, *, every_split: bool) -> None:
         self._kept = kept
+        self._every_split = every_split
         self._fitter = fitter
         self._profiler = profiler
 
@@ -76,7 +79,7 @@ class _Measure:
         train = table.filter(pa.array(split == TRAIN))
         out = _Sums(
             rows=len(table),
-            sums=self._fitter.measure(train) if self._fitter else None,
+            sums=self._fitter.measure(table if self._every_split else train) if self._fitter else None,
             part=self._profiler.of(table, table.column(ROW_ID).to_numpy(), split) if self._profiler else None,
             masked=report,
         )
@@ -93,8 +96,7 @@ def measure(
         RequestError: A step does not fit the rows, or there is nothing to fit on.
     """
     kept = Kept(reader, shared)
-    shown = _shown_columns(spec)
-    profiler = Profiler(shown)
+    profiler = Profiler(_shown_columns(spec, reader.schema))
     found = settle(spec.prepare, folder)
     resources = Resources(root=folder)
     part: ProfilePart | None = None
@@ -102,7 +104,8 @@ def measure(
     for number, stage in enumerate([*stages(spec.prepare)] or [None]):
         fitter = StageFitter(spec.prepare, stage, found, resources) if stage else None
         sums = fitter.begin() if fitter else None
-        measured = _Measure(kept, fitter, profiler if number == 0 else None)
+        alike = stage is not None and any(spec.prepare[place].step == "deduplicate" for place in stage.fits)
+        measured = _Measure(kept, fitter, profiler if number == 0 else None, every_split=alike)
         done = 0
         rows = blocks.dataset().map_batches(measured, batch_format="pyarrow", batch_size=None)
         for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -121,6 +124,11 @@ def measure(
     return Measured(found=found, profile=profiler.finish(part, spec.name, judged.tally), masked=masked)
 
 
-def _shown_columns(spec: DatasetSpec) -> list[Any]:
-    """Return the columns that a profile is of: those that masking leaves with their declared type."""
-    return [column for column in spec.columns if column.role != "ignore"]
+def _shown_columns(spec: DatasetSpec, masked: pa.Schema) -> list[ColumnRule]:
+    """Return the columns that a profile is of: those that masking leaves, with their declared type."""
+    kept = {field.name: field.type for field in masked}
+    return [
+        column
+        for column in spec.columns
+        if column.role != "ignore" and all(kept.get(name) == arrow_type(column) for name in column.names())
+    ]

@@ -18,14 +18,17 @@ from lightmill.datasets.quarantine import quarantine, unreadable
 from lightmill.datasets.rows import Blocks, RowReader
 from lightmill.datasets.sealed import SPLIT_COLUMN, PreparedBlock
 from lightmill.datasets.sources.port import ROW_BITS
+from lightmill.datasets.splitting import Codes
 from lightmill.datasets.verdicts import TYPE, UNREADABLE, action_for, bad_rows
+from lightmill.errors import RequestError
 from lightmill.models.preparation.applying import Preparation, Resources
-from lightmill.models.preparation.stages import Found
+from lightmill.models.preparation.stages import Found, writes
 from lightmill.models.preprocessing import Preparation as InPlace
 from lightmill.records.dataset_spec import DatasetSpec
 from lightmill.records.fitted import FittedPreparation, FittedStandardize
 from lightmill.records.preparation import Features
 from lightmill.records.signature import Preprocessing, Standardize
+from lightmill.records.splitting import SPLITS
 
 
 def in_place(spec: DatasetSpec, found: Found) -> Preprocessing | None:
@@ -87,6 +90,7 @@ class Prepare:
         self._dropped = dropped
         self._folder = folder
         self._steps: Preparation | None = None
+        self._rewritten = {name for step in spec.prepare for name in (writes(step) or ())}
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_steps": None}
@@ -100,27 +104,40 @@ class Prepare:
         verdict = find(ids, verdicts, judgement.row_id)
         keep = split >= 0
         row_id = judgement.row_id[keep]
-        table, _ = self._reader.masked(judgement.table.filter(pa.array(keep)), row_id)
-        out = self._prepared(table, row_id, split[keep])
+        kept = judgement.table.filter(pa.array(keep))
+        table, _ = self._reader.masked(kept, row_id)
+        out = self._prepared(table, self._labels(kept), row_id, split[keep])
         return PreparedBlock(rows=out, aside=self._aside(judged.source, judgement, verdict, judged.bad))
 
-    def _prepared(self, table: pa.Table, row_id: npt.NDArray[np.int64], split: npt.NDArray[np.int8]) -> pa.Table:
+    def _labels(self, table: pa.Table) -> npt.NDArray[np.int64] | None:
+        names = self._spec.label_columns()
+        return class_codes(table.column(names[0]), self._spec.classes()) if names else None
+
+    def _prepared(
+        self, table: pa.Table, labels: npt.NDArray[np.int64] | None, row_id: npt.NDArray[np.int64], split: Codes
+    ) -> pa.Table:
         columns: dict[str, pa.Array | pa.ChunkedArray] = {ROW_ID: pa.array(row_id)}
-        labels = self._spec.label_columns()
-        if labels:
-            columns[LABEL] = pa.array(class_codes(table.column(labels[0]), self._spec.classes()))
+        if labels is not None:
+            columns[LABEL] = pa.array(labels)
         if self._preprocessing is not None:
             values = [table.column(name).to_numpy().astype(np.float32) for name in self._spec.feature_columns()]
             raw = np.stack(values, axis=1)
-            flat = pa.array(InPlace(self._preprocessing).apply(raw).reshape(-1), type=pa.float32())
+            dense = InPlace(self._preprocessing).apply(raw)
+            if not np.isfinite(dense).all():
+                row, place = (int(x) for x in np.argwhere(~np.isfinite(dense))[0])
+                raise RequestError(
+                    f"Column {self._spec.feature_columns()[place]!r} is missing or not finite in row {row_id[row]}. "
+                    "Put `impute` or `clip` into `prepare`, or leave out max_nulls."
+                )
+            flat = pa.array(dense.reshape(-1), type=pa.float32())
             columns[FEATURES] = pa.FixedSizeListArray.from_arrays(flat, raw.shape[1])
             kept = table
         else:
-            done = self._preparation().apply(table.add_column(0, ROW_ID, pa.array(row_id)))
+            done = self._applied(table.add_column(0, ROW_ID, pa.array(row_id)), split)
             place = np.searchsorted(row_id, done.column(ROW_ID).to_numpy())
             columns = {name: column.take(pa.array(place)) for name, column in columns.items()}
             split, kept = split[place], table.take(pa.array(place))
-            declared = set(table.column_names)
+            declared = set(table.column_names) - (self._rewritten - set(self._spec.feature_columns()))
             columns |= {
                 name: _storage(done.column(name))
                 for name in done.column_names
@@ -128,9 +145,17 @@ class Prepare:
             }
         columns[SPLIT_COLUMN] = pa.array(split)
         for name in self._spec.kept_columns():
-            if name in kept.column_names:
+            if name in kept.column_names and name not in columns:
                 columns[name] = kept.column(name)
         return pa.table(columns)
+
+    def _applied(self, table: pa.Table, split: Codes) -> pa.Table:
+        """Apply the steps; those that join rows see the rows of one split at a time."""
+        preparation = self._preparation()
+        if not any(step.step == "pack" for step in self._fitted.steps):
+            return preparation.apply(table)
+        parts = [preparation.apply(table.filter(pa.array(split == code))) for code in range(len(SPLITS))]
+        return pa.concat_tables([part for part in parts if len(part)] or parts[:1])
 
     def _aside(self, source: pa.Table, judgement: Any, verdict: npt.NDArray[np.int8], bad: tuple[Any, ...]) -> pa.Table:
         rules = self._spec.rules

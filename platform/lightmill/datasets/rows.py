@@ -20,9 +20,14 @@ from lightmill.datasets.sources.combine import combine
 from lightmill.datasets.sources.opening import open_source
 from lightmill.datasets.sources.port import ROW_BITS, BadRow, Part, Source
 from lightmill.datasets.sources.ray_source import BAD, RaySource, task_groups
+from lightmill.datasets.splitting import needs
+from lightmill.errors import RequestError
 from lightmill.masking import Masker
+from lightmill.models.preparation.expressions import columns_in, parse
 from lightmill.records.dataset_spec import DatasetSpec
 from lightmill.records.masking import MaskingReport
+from lightmill.records.preparation import Derive, Filter
+from lightmill.records.quality import ColumnRule
 from lightmill.registry import RegistryLocation
 
 Lookup = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int8]]
@@ -55,9 +60,32 @@ def open_blocks(spec: DatasetSpec, folder: Path) -> Blocks:
         RequestError: A file cannot be understood, or the sources do not fit together.
         UnavailableError: A place does not answer.
     """
-    types = {name: arrow_type(column) for column in spec.columns if column.role != "ignore" for name in column.names()}
+    used = _named(spec)
+    types = {
+        name: arrow_type(column)
+        for column in spec.columns
+        for name in column.names()
+        if column.role != "ignore" or _is_checked(column) or name in used
+    }
     source = combine([open_source(one, folder, types) for one in spec.all_sources()], spec.combine)
     return Blocks(source=source, parts=tuple(source.parts()))
+
+
+def _is_checked(column: ColumnRule) -> bool:
+    """Whether the declaration asks something of the values of an ignored column."""
+    limits = (column.minimum, column.maximum, column.values, column.pattern, column.max_length, column.max_nulls)
+    return column.unique or any(limit is not None for limit in limits)
+
+
+def _named(spec: DatasetSpec) -> set[str]:
+    """Return the columns that the split, an expectation, a step or a masking rule names."""
+    found = {*needs(spec.split), *spec.expect.columns}
+    for step in spec.prepare:
+        found |= {*getattr(step, "columns", ()), getattr(step, "column", "")}
+        if isinstance(step, Filter | Derive):
+            found |= columns_in(parse(step.where if isinstance(step, Filter) else step.value)) or set()
+    rules = spec.masking.rules if spec.masking else ()
+    return found | {name.partition(".")[0] for rule in rules for name in rule.columns}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,12 +166,30 @@ class RowReader:
             return {name for name, _ in declared}
         return names | {name for name, column in declared if tags & set(column.tags)}
 
+    def check_masking(self) -> None:
+        """Refuse a policy that a model could not be served behind.
+
+        Raises:
+            RequestError: It changes a feature, image, text or label column as a whole, otherwise than by noise.
+        """
+        policy = self._spec.masking
+        for rule in policy.rules if policy else ():
+            if rule.detectors or rule.action in ("keep", "noise"):
+                continue
+            for column in self._spec.columns:
+                named = "*" in rule.columns or set(rule.columns) & set(column.names())
+                hit = named or set(rule.tags) & set(column.tags)
+                if hit and column.role in ("feature", "image", "text", "label"):
+                    raise RequestError(
+                        f"masking changes column {column.name!r}, which has role {column.role!r}: what a model is "
+                        "given later would not be masked. Give the column role 'key' or 'ignore', or use noise."
+                    )
+
     def _whole_masker(self) -> Masker | None:
         if self._spec.masking is None:
             return None
         if self._masker is None:
-            tags = {name: column.tags for column in self._spec.columns if column.tags for name in column.names()}
-            self._masker = Masker(self._spec.masking, self._key(), tags=tags)
+            self._masker = Masker(self._spec.masking, self._key(), tags=self._tags())
         return self._masker
 
     def _free_masker(self) -> Masker | None:
@@ -152,8 +198,11 @@ class RowReader:
             return None
         free = tuple(rule for rule in policy.rules if not rule.columns and not rule.tags)
         if self._text_masker is None and free:
-            self._text_masker = Masker(policy.model_copy(update={"rules": free}), self._key())
+            self._text_masker = Masker(policy.model_copy(update={"rules": free}), self._key(), tags=self._tags())
         return self._text_masker
+
+    def _tags(self) -> dict[str, tuple[str, ...]]:
+        return {name: column.tags for column in self._spec.columns if column.tags for name in column.names()}
 
     def _key(self) -> bytes:
         registry = self._location.open()

@@ -12,7 +12,7 @@ from lightmill.records.masking import MaskingPolicy
 from lightmill.records.preparation import Step
 from lightmill.records.quality import FLOATS, INTEGERS, ColumnRule, ExpectSpec, RulesSpec
 from lightmill.records.references import check_name
-from lightmill.records.sources import CombineSpec, FilesSpec, SourceSpec, UnionSpec
+from lightmill.records.sources import CombineSpec, FilesSpec, JoinSpec, SourceSpec, UnionSpec
 from lightmill.records.specs import Spec
 from lightmill.records.splitting import AnySplit, StratifiedSplit
 
@@ -91,6 +91,12 @@ class DatasetSpec(Spec):
         reserved = sorted((RESERVED_COLUMNS - own) & set(names))
         if reserved:
             raise ValueError(f"column names {reserved} are reserved; rename them in the source")
+        odd = [name for name in names if set(name) & set(";:,")]
+        if odd:
+            raise ValueError(f"column name {odd[0]!r} holds one of ';:,', which encrypted Parquet cannot; rename it")
+        if isinstance(self.combine, JoinSpec) and self.combine.many:
+            raise ValueError("combine.many gives rows without ids of their own; join to one row each")
+        self._check_steps(set(names))
         self._check_features()
         self._check_label()
         return self
@@ -100,10 +106,21 @@ class DatasetSpec(Spec):
         if len(labels) > 1:
             raise ValueError(f"at most one column has role 'label'; found {list(labels)}")
         label = next((column for column in self.columns if column.role == "label"), None)
-        if label is not None and not label.values:
-            raise ValueError(f"the label column {label.name!r} declares no `values`; list the classes in order")
+        if label is not None:
+            _check_classes(label)
         if not labels and isinstance(self.split, StratifiedSplit) and self.split.column is None:
             raise ValueError("no column has role 'label', so `split` needs `by: random`, or a column to stratify by")
+
+    def _check_steps(self, names: set[str]) -> None:
+        for step in self.prepare:
+            if step.step == "augment":
+                raise ValueError("`augment` belongs to training, which does not apply it yet; leave it out")
+            made = {getattr(step, "output", None)} | ({step.column} if step.step == "derive" else set())
+            if made & RESERVED_COLUMNS:
+                raise ValueError(f"step {step.step!r} makes a column {min(map(str, made))!r}, which is reserved")
+        column = getattr(self.split, "column", None)
+        if column is not None and column not in names:
+            raise ValueError(f"split.column {column!r} is not among `columns`; declare it, with role 'ignore' at least")
 
     def _check_features(self) -> None:
         declared = any(step.step == "features" for step in self.prepare)
@@ -135,7 +152,7 @@ class DatasetSpec(Spec):
             if column.role in FEATURE_ROLES
         )
         steps = all(step.step in KEEPS_WIDTH and not getattr(step, "indicator", False) for step in self.prepare)
-        return numbers and steps
+        return bool(self.feature_columns()) and numbers and steps
 
     def all_sources(self) -> tuple[SourceSpec, ...]:
         """Return the sources, in order."""
@@ -164,6 +181,19 @@ class DatasetSpec(Spec):
         if not self.keep_source_columns:
             return ()
         return tuple(name for name, column in self._by_name() if column.role not in ("label", "ignore"))
+
+
+def _check_classes(label: ColumnRule) -> None:
+    if not label.values:
+        raise ValueError(f"the label column {label.name!r} declares no `values`; list the classes in order")
+    if label.container or label.scalar not in (*INTEGERS, "bool", "string"):
+        raise ValueError(f"the label {label.name!r} is {label.dtype}; classes are integers, booleans or texts")
+    kind = str if label.scalar == "string" else bool if label.scalar == "bool" else int
+    odd = [value for value in label.values if not isinstance(value, kind) or (kind is int and isinstance(value, bool))]
+    if odd and kind is not str:
+        raise ValueError(f"the label {label.name!r} is {label.dtype}, but its value {odd[0]!r} is not")
+    if label.max_nulls is not None:
+        raise ValueError(f"the label {label.name!r} needs a value in every row; leave out max_nulls")
 
 
 def _as_text(value: object) -> str:

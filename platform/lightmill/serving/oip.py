@@ -92,7 +92,11 @@ def _read_columns(inputs: object, signature: Signature) -> dict[str, list[Any]]:
         data, shape = entry.get("data"), entry.get("shape")
         if not isinstance(data, list) or not data:
             raise RequestError(f"Field {field}.data must be a list of {spec.datatype} values; given {_kind(data)}.")
-        if not isinstance(shape, list) or not all(type(size) is int for size in shape) or not _fits(shape, spec.shape):
+        if (
+            not isinstance(shape, list)
+            or not all(type(size) is int and size > 0 for size in shape)
+            or not _fits(shape, spec.shape)
+        ):
             raise RequestError(f"Field {field}.shape must fit {_shape(spec.shape)}; given {_short(shape)}.")
         if len(shape) > 1 and not isinstance(data[0], list | None):
             width = math.prod(shape[1:])

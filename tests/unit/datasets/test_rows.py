@@ -14,6 +14,7 @@ from lightmill.datasets.quarantine import quarantine, unreadable
 from lightmill.datasets.rows import RowReader, open_blocks
 from lightmill.datasets.sources.ray_source import read_blocks, task_groups
 from lightmill.datasets.verdicts import bad_rows
+from lightmill.errors import RequestError
 from lightmill.records.dataset_spec import DatasetSpec
 from lightmill.registry import RegistryLocation
 from tests.unit.registry.world import World
@@ -80,3 +81,21 @@ def test_nothing_that_the_policy_hides_is_kept_aside(reader: tuple[RowReader, pa
     shown = json.dumps([reader[0].masked_aside(table).to_pylist() for table in (aside, lost)])
     assert "canary" not in shown and CARD not in shown
     assert "300" in shown and "out of range" in shown and "[masked]" in shown and "unreadable" in shown
+
+
+def test_a_policy_that_a_model_could_not_be_served_behind_is_refused(tmp_path: Path) -> None:
+    location = RegistryLocation(store_url=str(tmp_path), keyring_path="none", workspace="default")
+    for rule in ({"columns": ["note"], "action": "redact"}, {"columns": ["*"], "action": "pseudonym"}):
+        spec = DatasetSpec.model_validate(SPEC | {"masking": {"name": "staff", "rules": [rule]}})
+        with pytest.raises(RequestError, match="role"):
+            RowReader(spec, location).check_masking()
+    RowReader(DatasetSpec.model_validate(SPEC), location).check_masking()
+
+
+def test_an_ignored_column_is_read_when_something_is_asked_of_it(tmp_path: Path) -> None:
+    (tmp_path / "people.jsonl").write_text(json.dumps(ROWS[0] | {"id": 1, "rest": 2}) + "\n")
+    extra = [{"name": "id", "dtype": "int64", "role": "ignore", "unique": True}]
+    extra += [{"name": "rest", "dtype": "int64", "role": "ignore"}]
+    spec = DatasetSpec.model_validate(SPEC | {"columns": [*SPEC["columns"], *extra]})
+    names = open_blocks(spec, tmp_path).source.schema().names
+    assert "id" in names and "rest" not in names

@@ -26,7 +26,7 @@ def context(home: Path) -> OperationContext:
 
 
 def test_a_specification_of_the_digits_is_proposed_and_valid(tmp_path: Path) -> None:
-    found = infer(context(tmp_path), InferOptions(path=str(DIGITS), name="digits"))
+    found = infer(context(tmp_path), InferOptions(path=str(DIGITS), name="digits", folder=str(DIGITS.parent)))
     spec = parse_spec(DatasetSpec, yaml.safe_load(found.text), "the proposal")
     assert spec.label_columns() == ("digit",) and len(spec.feature_columns()) == 64
     assert spec.local_paths() == ("digits.csv",)

@@ -192,7 +192,7 @@ def _levels(declared: Sequence[Step]) -> tuple[dict[int, int], list[int]]:
     columns: dict[str, int] = {}
     others, rows = 0, 0
     for place, step in enumerate(declared):
-        read, written = _reads(step), _writes(step)
+        read, written = _reads(step), writes(step)
         used = columns.values() if read is None else [columns.get(name, others) for name in read]
         level = max(rows, others if read is None else 0, *used, 0)
         if fitted_from_data(step):
@@ -217,7 +217,7 @@ def _applied(
     everything = False
     for place in range(max(p for p, level in fits_in.items() if level == number), -1, -1):
         step = declared[place]
-        read, written = _reads(step), _writes(step)
+        read, written = _reads(step), writes(step)
         if fits_in.get(place) != number:
             matters = written is None or everything or bool(wanted & written) or step.step in CHANGES_ROWS
             if ready_in[place] > number or not matters or isinstance(step, Augment):
@@ -244,7 +244,8 @@ def _reads(step: Step) -> Names:
             return frozenset(step.columns)
 
 
-def _writes(step: Step) -> Names:
+def writes(step: Step) -> Names:
+    """Return the columns that a step makes or changes; None for all that it likes."""
     match step:
         case Impute():
             return frozenset(step.columns) | {f"{name}_missing" for name in step.columns if step.indicator}

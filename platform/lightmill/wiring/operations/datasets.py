@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,21 @@ FORMATS = {
     ".tar": "webdataset",
 }
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+_MUST_STAY_TEXT = re.compile(r"[+-]?0\d|\d{16,}")
+"""Codes with leading zeros, and numbers too long to be counts, are texts."""
 _SOURCE: TypeAdapter[Any] = TypeAdapter(SourceSpec)
 
 
 class InferOptions(Record):
-    """What to look at: an absolute path or a URI, and what to call the dataset; `format` where its name tells none."""
+    """What to look at: an absolute path or a URI, and what to call the dataset; `format` where its name tells none.
+
+    `folder` is where the specification will lie; the path in it is taken from there.
+    """
 
     path: str
     name: str
     format: str | None = None
+    folder: str = "/"
 
 
 class Inferred(Record):
@@ -83,7 +90,7 @@ def infer(context: OperationContext, options: InferOptions) -> Inferred:
     """
     kind = options.format or _format_of(options.path)
     declared: dict[str, Any] = {"format": kind, "path": options.path}
-    if options.path.endswith(".tsv"):
+    if _plain_name(options.path).endswith(".tsv"):
         declared["delimiter"] = "\t"
     source = open_source(_SOURCE.validate_python(declared), Path("/"))
     parts = list({part.file: part for part in reversed(source.parts())}.values())[::-1][:SAMPLE_FILES]
@@ -96,7 +103,7 @@ def infer(context: OperationContext, options: InferOptions) -> Inferred:
             tables[part.path] = _typed(chunk.table) if kind == "csv" else chunk.table
     if not tables:
         raise RequestError(f"The sample of {options.path} has no rows; {len(bad)} could not be read.")
-    shown = {**declared, "path": Path(options.path).name if "://" not in options.path else options.path}
+    shown = {**declared, "path": _seen_from(options.path, options.folder)}
     proposal = propose(tables, options.name, shown)
     return Inferred(
         text=proposal.text,
@@ -125,8 +132,7 @@ def profile(context: OperationContext, options: ProfileOptions) -> ProfilePage:
 
 
 def _format_of(path: str) -> str:
-    name = path.lower().removesuffix(".gz").removesuffix(".zst").removesuffix(".bz2")
-    suffix = Path(name).suffix
+    suffix = Path(_plain_name(path)).suffix
     if suffix in FORMATS:
         return FORMATS[suffix]
     folder = Path(path)
@@ -142,10 +148,22 @@ def _format_of(path: str) -> str:
     raise RequestError(f"The format of {path} is not to be told from its name; give --format.")
 
 
+def _plain_name(path: str) -> str:
+    return path.lower().removesuffix(".gz").removesuffix(".zst").removesuffix(".bz2")
+
+
+def _seen_from(path: str, folder: str) -> str:
+    below = folder.rstrip("/") + "/"
+    return path.removeprefix(below) if path.startswith(below) and below != "/" else path
+
+
 def _typed(table: pa.Table) -> pa.Table:
     """Return a table of texts with numbers, booleans and times where all of a column are such."""
     columns = []
     for column in table.columns:
+        if any(_MUST_STAY_TEXT.match(text) for text in column.drop_null().to_pylist()):
+            columns.append(column)
+            continue
         for kind in (pa.int64(), pa.float64(), pa.bool_(), pa.date32(), pa.timestamp("us")):
             try:
                 columns.append(column.cast(kind))
