@@ -23,6 +23,7 @@ PIXELS = pa.struct(
 )
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_CHANNELS = b"channels"
 
 
 class Decoder:
@@ -59,7 +60,11 @@ class Decoder:
                 f"Step 'image_decode': column {self._step.column!r} has type {column.type}, not {wanted}. Set `source`."
             )
         images = [self._row(table, place, value.as_py()) for place, value in enumerate(column)]
-        return with_column(table, self._step.column, pa.array(images, type=PIXELS))
+        done = with_column(table, self._step.column, pa.array(images, type=PIXELS))
+        place = done.schema.get_field_index(self._step.column)
+        # A table without an image still says how many channels its images have.
+        field = pa.field(self._step.column, PIXELS, metadata={_CHANNELS: str(len(self._step.mode))})
+        return done.set_column(place, field, done.column(place))
 
     def _row(self, table: pa.Table, place: int, value: Any) -> dict[str, Any] | None:
         if value is None:
@@ -130,7 +135,8 @@ class Resizer:
                 f"Step 'image_resize': column {step.column!r} has images of {sorted(channels)} channels. Decode them "
                 "with one `mode`."
             )
-        shape = (step.height, step.width, channels.pop() if channels else 3)
+        said = (table.schema.field(step.column).metadata or {}).get(_CHANNELS, b"3")
+        shape = (step.height, step.width, channels.pop() if channels else int(said))
         pixels = np.zeros((len(found), *shape), dtype=np.uint8)
         for place, image in enumerate(found):
             if image is not None:

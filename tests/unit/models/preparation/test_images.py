@@ -138,3 +138,16 @@ def test_types_that_do_not_fit_are_refused() -> None:
     mixed = pa.concat_tables([prepare(images(png()), DECODE), prepare(images(png()), {**DECODE, "mode": "L"})])
     with pytest.raises(RequestError, match=r"\[1, 3\] channels"):
         prepare(mixed, resize())
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("RGBA", 4)])
+def test_a_table_without_an_image_has_the_shape_of_one_with(mode: str, channels: int) -> None:
+    steps: list[dict[str, Any]] = [
+        {"step": "image_decode", "column": "i", "mode": mode, "on_error": "null"},
+        {"step": "filter", "where": "not is_null(i)"},
+        {"step": "image_resize", "column": "i", "height": 2, "width": 5},
+    ]
+    preparation = Preparation(FittedPreparation.model_validate({"steps": steps}))
+    for images in ([], [None], [b"no image"], [png()]):
+        found = preparation.apply(pa.table({"i": pa.array(images, type=pa.binary())}))
+        assert found.schema.field("i").type.shape == [2, 5, channels]
