@@ -7,6 +7,7 @@ the training split, stage by stage, and profile; prepare and seal. Each reads th
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,14 +30,14 @@ from lightmill.records.assets import ColumnProfile, DatasetCard, FileEntry, Prof
 from lightmill.records.dataset_spec import FEATURE_ROLES, DatasetSpec
 from lightmill.records.fitted import FittedPreparation, InputColumn, TabularPreparation
 from lightmill.records.jobs import Progress
-from lightmill.records.profile import ColumnSummary
+from lightmill.records.profile import PROFILE_FILE, ColumnSummary
 from lightmill.records.references import AssetKind
 from lightmill.records.signature import Preprocessing, TensorSpec
 from lightmill.records.splitting import SPLITS
 from lightmill.registry import Content, Registry, RegistryLocation
 
 Report = Callable[[Progress], None]
-PROFILE_FILE = "profile.json"
+REPORT_S = 1.0
 
 
 def ingest(
@@ -60,16 +61,15 @@ def ingest(
     reader.check_masking()
     blocks = open_blocks(spec, folder)
     with user_errors():
-        report(Progress(phase="validate", unit="rows"))
-        judged = judge(blocks, reader, spec, lambda rows: report(Progress(phase="validate", done=rows, unit="rows")))
+        judged = judge(blocks, reader, spec, _teller(report, "validate", 0))
         rows = int((judged.split >= 0).sum())
 
         def told(phase: str) -> Callable[[int], None]:
-            return lambda done: report(Progress(phase=phase, done=done, total=rows, unit="rows"))
+            return _teller(report, phase, rows)
 
-        splits = ray.put((judged.row_id, judged.split))
-        measured = measure(blocks, reader, spec, judged, splits, folder, told("fit and profile"))
-        told("seal")(0)
+        shared = ray.put((judged.row_id, judged.split, judged.verdict))
+        measured = measure(blocks, reader, spec, judged, shared, folder, told("fit and profile"))
+        told("seal")
         preprocessing = in_place(spec, measured.found)
         fitted = with_features(spec, measured.found.record())
         preparation = None if preprocessing is not None else _preparation(spec, reader, fitted, folder)
@@ -82,7 +82,7 @@ def ingest(
                 reader,
                 blocks,
                 spec,
-                ray.put((judged.row_id, judged.split, judged.verdict)),
+                shared,
                 preprocessing,
                 fitted,
                 ray.put(dict(measured.found.dropped)),
@@ -111,6 +111,20 @@ def ingest(
     summary = registry.commit(draft, content)
     told("done")(rows)
     return summary
+
+
+def _teller(report: Report, phase: str, total: int) -> Callable[[int], None]:
+    """Return what reports the rows of a phase: at its beginning, at its end, and every second between."""
+    report(Progress(phase=phase, total=total, unit="rows"))
+    last = time.monotonic()
+
+    def tell(done: int) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last >= REPORT_S:
+            last = time.monotonic()
+            report(Progress(phase=phase, done=done, total=total, unit="rows"))
+
+    return tell
 
 
 def _tags(spec: DatasetSpec) -> dict[str, str]:

@@ -48,7 +48,7 @@ class _Sums:
 
 
 class Kept:
-    """The masked rows of a block that are kept, with their splits; `shared` refers to (row ids, splits) in Ray."""
+    """The masked rows of a block that are kept; `shared` refers to (row ids, splits, verdicts) in Ray."""
 
     def __init__(self, reader: RowReader, shared: Any) -> None:
         self.reader = reader
@@ -57,7 +57,7 @@ class Kept:
     def rows(self, block: pa.Table) -> tuple[pa.Table, npt.NDArray[np.int8], MaskingReport | None]:
         """Return the declared columns behind `row_id`, int8 [rows], and what masking did."""
         judgement = self.reader.judged(block).judgement
-        ids, splits = ray.get(self._shared)
+        ids, splits, _ = ray.get(self._shared)
         split = find(ids, splits, judgement.row_id)
         keep = split >= 0
         row_id = judgement.row_id[keep]

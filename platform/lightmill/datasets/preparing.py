@@ -42,7 +42,7 @@ def in_place(spec: DatasetSpec, found: Found) -> Preprocessing | None:
         steps=tuple(
             Standardize(
                 mean=tuple(float(np.float32(x)) for x in step.mean),
-                scale=tuple(float(np.float32(x)) for x in step.scale),
+                scale=tuple(float(np.float32(x)) or 1.0 for x in step.scale),
             )
             for step in single
         )

@@ -6,6 +6,9 @@ from pydantic import Field
 
 from lightmill.records.base import Record
 
+PROFILE_FILE = "profile.json"
+"""The file of a dataset version that holds its profile."""
+
 
 class Histogram(Record):
     """Counts between edges (one more than counts), of a sample of `sampled` values chosen by row id."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ def parse_texts(texts: pa.Array, target: pa.DataType) -> tuple[pa.Array, Mask]:
         return _cast_texts(values, target), bad
     except pa.ArrowInvalid:
         distinct = pc.unique(values).drop_null()
-        wrong = _unconvertible(distinct, target)
+        wrong = _unconvertible(distinct, target, _cast_texts)
         bad |= _mask(pc.is_in(values, value_set=distinct.filter(pa.array(wrong))))
         values = pc.if_else(pa.array(bad), pa.scalar(None, pa.string()), values)
         return _cast_texts(values, target), bad
@@ -60,7 +60,7 @@ def cast_values(column: pa.Array, target: pa.DataType) -> tuple[pa.Array, Mask]:
     except pa.ArrowNotImplementedError as exc:
         raise RequestError(f"values of type {column.type} do not convert to {target}; declare another dtype.") from exc
     except (pa.ArrowInvalid, OverflowError):
-        bad = _bisect(column, target)
+        bad = _unconvertible(column, target, _cast)
         kept = pc.if_else(pa.array(bad), pa.scalar(None, column.type), column)
         return kept.cast(target), bad
 
@@ -138,15 +138,15 @@ def _cast_texts(texts: pa.Array, target: pa.DataType) -> pa.Array:
     return values
 
 
-def _unconvertible(texts: pa.Array, target: pa.DataType) -> Mask:
-    """Return which texts do not convert: halves are tried until those that fail stand alone."""
-    bad = np.zeros(len(texts), dtype=bool)
-    waiting = [(0, len(texts))]
+def _unconvertible(values: pa.Array, target: pa.DataType, cast: Callable[[pa.Array, pa.DataType], pa.Array]) -> Mask:
+    """Return which values `cast` does not convert: halves are tried until those that fail stand alone."""
+    bad = np.zeros(len(values), dtype=bool)
+    waiting = [(0, len(values))]
     while waiting:
         start, end = waiting.pop()
         try:
-            _cast_texts(texts.slice(start, end - start), target)
-        except pa.ArrowInvalid:
+            cast(values.slice(start, end - start), target)
+        except (pa.ArrowInvalid, OverflowError):
             if end - start == 1:
                 bad[start] = True
             else:
@@ -160,22 +160,6 @@ def _cast(column: pa.Array, target: pa.DataType) -> pa.Array:
     if infinities(values) and not pc.all(pc.equal(pc.is_inf(values), pc.is_inf(column))).as_py():
         raise pa.ArrowInvalid("a finite number became an infinity")
     return values
-
-
-def _bisect(column: pa.Array, target: pa.DataType) -> Mask:
-    bad = np.zeros(len(column), dtype=bool)
-    waiting = [(0, len(column))]
-    while waiting:
-        start, end = waiting.pop()
-        try:
-            _cast(column.slice(start, end - start), target)
-        except (pa.ArrowInvalid, OverflowError):
-            if end - start == 1:
-                bad[start] = True
-            else:
-                middle = (start + end) // 2
-                waiting += [(start, middle), (middle, end)]
-    return bad
 
 
 def _mask(flags: pa.Array | pa.ChunkedArray, null: bool = False) -> Mask:

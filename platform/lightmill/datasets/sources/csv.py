@@ -18,7 +18,7 @@ import pyarrow.compute
 from pyarrow import csv as arrow_csv
 
 from lightmill.datasets.sources.conversion import check_columns, infinities, parse_texts
-from lightmill.datasets.sources.file_source import FileSource, Rows, type_breach
+from lightmill.datasets.sources.file_source import FileSource, Rows, pieces, type_breach
 from lightmill.datasets.sources.files import FileRef, Place
 from lightmill.datasets.sources.port import BadRow, OnBad, Part, bad_text, consecutive
 from lightmill.datasets.sources.problems import DamageError
@@ -69,12 +69,7 @@ class CsvSource(FileSource[CsvSpec]):
                 return [whole]
             start = mark + self._header(head, file.path)[1]
             found = divide(Ranged(opened, start, None), start, self.spec.part_bytes, self.limits.cell_bytes, "rows")
-        return [
-            whole.model_copy(
-                update={"start": begin, "end": end, "first_row": first, "rows": rows, "size_bytes": end - begin}
-            )
-            for begin, end, first, rows in found
-        ]
+        return pieces(whole, found)
 
     def tables(self, part: Part, batch_rows: int, on_bad: OnBad) -> Iterator[tuple[pa.Table, Rows]]:
         """Yield a table per block of about 16 MiB."""

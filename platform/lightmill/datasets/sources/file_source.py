@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -204,3 +204,13 @@ def plain(table: pa.Table) -> pa.Table:
 def plain_type(kind: pa.DataType) -> pa.DataType:
     """Return the type of a dictionary's values, any other type as it is."""
     return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def pieces(whole: Part, found: Iterable[tuple[int, int, int, int]]) -> list[Part]:
+    """Return a part for each (begin, end, first row, rows) that `streams.divide` has found in a file."""
+    return [
+        whole.model_copy(
+            update={"start": begin, "end": end, "first_row": first, "rows": rows, "size_bytes": end - begin}
+        )
+        for begin, end, first, rows in found
+    ]

@@ -8,7 +8,7 @@ from typing import IO, TypeVar
 
 import pyarrow as pa
 
-from lightmill.datasets.sources.file_source import FileSource, Rows
+from lightmill.datasets.sources.file_source import FileSource, Rows, pieces
 from lightmill.datasets.sources.files import FileRef, Place
 from lightmill.datasets.sources.port import BadRow, OnBad, Part, bad_text, consecutive
 from lightmill.datasets.sources.problems import DamageError
@@ -44,12 +44,7 @@ class LineSource(FileSource[LinesT]):
                 return [whole]
             text = Ranged(opened, mark, None)
             found = divide(text, mark, self.spec.part_bytes, self.limits.cell_bytes, self.counting)
-        return [
-            whole.model_copy(
-                update={"start": begin, "end": end, "first_row": first, "rows": rows, "size_bytes": end - begin}
-            )
-            for begin, end, first, rows in found
-        ]
+        return pieces(whole, found)
 
     def tables(self, part: Part, batch_rows: int, on_bad: OnBad) -> Iterator[tuple[pa.Table, Rows]]:
         """Yield a table per block of about 16 MiB."""

@@ -278,11 +278,6 @@ def _line_runs(source: Reader, step: int, limit: int) -> Iterator[tuple[int, byt
         yield len(tail), tail
 
 
-def utf8_reader(file: IO[bytes], codec: str | None, encoding: str, expansion: int) -> Reader:
-    """Return a file's text as UTF-8 without its mark."""
-    return as_utf8(decompressed(file, codec, expansion), encoding)[0]
-
-
 def read_head(source: Reader, size: int) -> bytes:
     """Return the first bytes, at most `size`."""
     return _filled(source, size)

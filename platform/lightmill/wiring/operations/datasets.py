@@ -16,7 +16,7 @@ from lightmill.datasets.sources.port import BadRow
 from lightmill.errors import NotFoundError, RequestError
 from lightmill.records.base import Record
 from lightmill.records.jobs import Progress
-from lightmill.records.profile import ProfileRecord
+from lightmill.records.profile import PROFILE_FILE, ProfileRecord
 from lightmill.records.references import AssetKind, parse_reference
 from lightmill.records.sources import SourceSpec
 from lightmill.wiring.operations import OperationContext
@@ -24,7 +24,6 @@ from lightmill.wiring.platform import open_platform
 
 SAMPLE_FILES = 8
 SAMPLE_ROWS = 2000
-PROFILE_FILE = "profile.json"
 FORMATS = {
     ".csv": "csv",
     ".tsv": "csv",
