@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ from lightmill.registry import RegistryLocation
 Lookup = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int8]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Blocks:
     """A source that was opened once, for as many passes as are needed."""
 
@@ -48,8 +49,11 @@ class Blocks:
 
     def locate(self, row_id: int) -> tuple[str, int]:
         """Return the file of a row and its number there, from 1."""
-        names = {part.file: part.path for part in self.parts}
-        return names.get(row_id >> ROW_BITS, "the source"), (row_id & ((1 << ROW_BITS) - 1)) + 1
+        return self._names.get(row_id >> ROW_BITS, "the source"), (row_id & ((1 << ROW_BITS) - 1)) + 1
+
+    @cached_property
+    def _names(self) -> dict[int, str]:
+        return {part.file: part.path for part in self.parts}
 
 
 def open_blocks(spec: DatasetSpec, folder: Path) -> Blocks:

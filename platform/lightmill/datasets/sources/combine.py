@@ -6,6 +6,7 @@ File positions run on from source to source, so that row ids stay unique; a join
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,10 @@ class Union(Source):
 
     def parts(self) -> list[Part]:
         """Return the parts of all sources; `file` and `number` run on."""
+        return list(self._parts)
+
+    @cached_property
+    def _parts(self) -> tuple[Part, ...]:
         found: list[Part] = []
         for number, source in enumerate(self._sources):
             first_file = found[-1].file + 1 if found else 0
@@ -56,7 +61,7 @@ class Union(Source):
                 part.model_copy(update={"source": number, "file": first_file + part.file, "number": len(found) + n})
                 for n, part in enumerate(source.parts())
             ]
-        return found
+        return tuple(found)
 
     def schema(self) -> pa.Schema:
         """Return the columns of the first source and, with `fill_nulls`, those that others add.
@@ -104,7 +109,7 @@ class Union(Source):
             yield _filled(chunk.table, schema), chunk.rows
 
     def _first_part(self, source: int) -> Part:
-        return next(part for part in self.parts() if part.source == source)
+        return next(part for part in self._parts if part.source == source)
 
 
 class Join(Source):
