@@ -27,11 +27,14 @@ def work(context: JobContext, spec: DatasetSpec) -> dict[str, object]:
         context.platform.location,
         context.provenance,
         context.report,
+        context.platform.settings.home / "ingest",
     )
-    profile = DatasetCard.model_validate(summary.card).profile
+    card = DatasetCard.model_validate(summary.card)
+    profile = card.profile
     return {
         "dataset_version": str(summary.id),
         "digest": summary.id.digest,
+        "content_digest": card.content_digest,
         "profile": profile.model_dump(mode="json", exclude={"columns"}),
     }
 

@@ -52,7 +52,9 @@ class FileEntry(Record):
 
     A file in blobs has `pieces`; an encrypted Parquet file is an object of its own and has `object` (the
     SHA-256 of its bytes, which is its name) instead. `sha256` is of the plaintext for the former and of the
-    encrypted bytes for the latter. `group` is the split that a dataset's file belongs to.
+    encrypted bytes for the latter. `group` is the split that a dataset's file belongs to, `content` the digest of
+    its table (see `datasets.content`), `origin` the place in the manifest's `origins` of the version that wrote it,
+    None for this one.
     """
 
     path: str
@@ -62,6 +64,15 @@ class FileEntry(Record):
     object: str | None = None
     rows: int | None = None
     group: str | None = None
+    content: str | None = None
+    origin: int | None = None
+
+
+class Origin(Record):
+    """An earlier version whose Parquet files this one shares, and their keys (hex) by name."""
+
+    seq: int
+    subkeys: dict[str, str] = Field(repr=False)
 
 
 class CodeState(Record):
@@ -129,6 +140,9 @@ class DatasetCard(Record):
     the cleaned source columns by those names. Rows kept aside are files of the group `quarantine`.
 
     Where `preparation` is given, rows of named columns are prepared by it, and `preprocessing` has no steps.
+
+    `content_digest` is the same for every version that holds the same rows, however often and wherever they are sealed;
+    `appended_to` is the number of the version whose files this one shares.
     """
 
     features: TensorSpec
@@ -140,6 +154,8 @@ class DatasetCard(Record):
     description: str = ""
     licence: str = ""
     preparation: TabularPreparation | None = None
+    content_digest: str = ""
+    appended_to: int | None = None
 
 
 class ModelCard(Record):
@@ -175,6 +191,7 @@ class Manifest(Record):
     tensors: tuple[TensorEntry, ...] = ()
     safetensors_header: str = ""
     blobs: tuple[BlobEntry, ...] = ()
+    origins: tuple[Origin, ...] = ()
     dataset: DatasetCard | None = None
     model: ModelCard | None = None
     run: RunCard | None = None

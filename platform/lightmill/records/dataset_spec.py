@@ -36,7 +36,8 @@ class FeaturesSpec(Record):
 class DatasetSpec(Spec):
     """A source or several, their declared schema, and how to check, mask, split and prepare the rows.
 
-    A preparation step by column that names no columns takes all feature columns.
+    A preparation step by column that names no columns takes all feature columns. With `append` only files that the
+    newest version has not read are read, and added to it; see `datasets.appending`.
     """
 
     name: str
@@ -53,6 +54,7 @@ class DatasetSpec(Spec):
     split: AnySplit = StratifiedSplit()
     prepare: tuple[Step, ...] = ()
     keep_source_columns: bool = True
+    append: bool = False
 
     @model_validator(mode="before")
     @classmethod

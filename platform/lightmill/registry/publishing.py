@@ -16,6 +16,7 @@ from lightmill.records.assets import (
     FileEntry,
     Manifest,
     ModelCard,
+    Origin,
     Provenance,
     RunCard,
     TensorEntry,
@@ -45,6 +46,7 @@ class Content:
     tensors: tuple[TensorEntry, ...] = ()
     safetensors_header: str = ""
     blobs: tuple[BlobEntry, ...] = ()
+    origins: tuple[Origin, ...] = ()
     dataset: DatasetCard | None = None
     model: ModelCard | None = None
     run: RunCard | None = None
@@ -133,6 +135,7 @@ def _manifest(draft: Draft, content: Content, seq: int, parent: str | None) -> M
         tensors=content.tensors,
         safetensors_header=content.safetensors_header,
         blobs=content.blobs,
+        origins=content.origins,
         dataset=content.dataset,
         model=content.model,
         run=content.run,

@@ -43,8 +43,7 @@ class JobContext:
 
     def report(self, progress: Progress) -> None:
         """Show progress in the log and keep it in the catalog."""
-        of = f" {progress.done}/{progress.total} {progress.unit}" if progress.total else ""
-        logger.info("%s%s", progress.phase, of)
+        logger.info("%s", progress)
         self.platform.catalog.jobs.update(self.job.id, progress=progress)
 
     def refuse_own_files(self, path: Path) -> None:
