@@ -25,11 +25,14 @@ Sides = dict[str, Callable[[], object]]
 
 def main(what: str, rows: int, rounds: int, scratch: Path) -> None:
     """Run the sides of a benchmark in turn, and print seconds of each."""
-    sides = {"throughput": _throughput, "sealing": _sealing, "reading": _reading, "once": _once}[what]
     source = Path(f".bench-rows/{rows}").absolute()
     few = Path(f".bench-rows/{min(rows, WARM_ROWS)}").absolute()
     make_rows(source, rows), make_rows(few, min(rows, WARM_ROWS))
     with data_session(scratch / "home") as session:
+        if what == "reading":
+            _read(session, source, rounds, scratch / "plain")
+            return
+        sides = {"throughput": _throughput, "sealing": _sealing, "once": _once}[what]
         if rounds:
             for side in sides(session, few, scratch / "few").values():
                 side()
@@ -37,8 +40,8 @@ def main(what: str, rows: int, rounds: int, scratch: Path) -> None:
             for name, side in sides(session, source, scratch / f"out-{number}").items():
                 os.sync()
                 started = time.perf_counter()
-                counted = side()
-                _line(side=name, seconds=time.perf_counter() - started, rows=counted or rows)
+                side()
+                _line(side=name, seconds=time.perf_counter() - started, rows=rows)
             shutil.rmtree(scratch / f"out-{number}", ignore_errors=True)
 
 
@@ -51,7 +54,7 @@ def _throughput(session: DataSession, source: Path, out: Path) -> Sides:
     from benchmarks.ray_by_hand import ingest_by_hand
 
     paths = sorted(source.glob("*.parquet"))
-    return {"peer": lambda: ingest_by_hand(paths, out) and None, "ours": lambda: session.ingest(source) and None}
+    return {"peer": lambda: ingest_by_hand(paths, out), "ours": lambda: session.ingest(source)}
 
 
 def _sealing(session: DataSession, source: Path, out: Path) -> Sides:
@@ -61,30 +64,26 @@ def _sealing(session: DataSession, source: Path, out: Path) -> Sides:
         with plain_output():
             session.ingest(source)
 
-    return {"peer": plain, "ours": lambda: session.ingest(source) and None}
+    return {"peer": plain, "ours": lambda: session.ingest(source)}
 
 
 def _once(session: DataSession, source: Path, out: Path) -> Sides:
-    return {"ours": lambda: session.ingest(source) and None}
+    return {"ours": lambda: session.ingest(source)}
 
 
-_versions: dict[Path, tuple[object, Path]] = {}
+def _read(session: DataSession, source: Path, rounds: int, plain: Path) -> None:
+    """Ingest, write the same files plain beside, and read both in turn."""
+    from benchmarks.training_reads import plain_copy, readers
 
-
-def _reading(session: DataSession, source: Path, out: Path) -> Sides:
-    """Ingest once and write the same files plain beside; then both are read."""
-    from benchmarks.training_reads import plain_copy, read_plain, read_sealed
-
-    if source not in _versions:
-        version = session.platform.registry.open(session.ingest(source).id)
-        folder = session.platform.settings.home / f"plain-{source.name}"
-        plain_copy(version, session.platform.location, folder)
-        _versions[source] = (version, folder)
-    version, folder = _versions[source]
-    return {
-        "peer": lambda: read_plain(folder),
-        "ours": lambda: read_sealed(version, session.platform.location),
-    }
+    version = session.platform.registry.open(session.ingest(source).id)
+    plain_copy(version, session.platform.location, plain)
+    sides = readers(version, session.platform.location, plain)
+    for reader in sides.values():
+        reader.epoch()
+    for _ in range(rounds):
+        for name, reader in sides.items():
+            rows, seconds = reader.epoch()
+            _line(side=name, seconds=seconds, rows=rows)
 
 
 if __name__ == "__main__":

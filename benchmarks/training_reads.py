@@ -1,12 +1,13 @@
 """Rows delivered to one training worker: a sealed version by `read_split`, plain Parquet by Ray Data.
 
 Each is split for one worker as Ray Train does it, in order, and taken as Arrow batches of as many rows as our training
-takes; the worker touches every value once, as copying them to a tensor does. The plain files hold the same tables
-under the same compression, a file for a file.
+takes; the worker copies every value out once, as making tensors does. It measures whole epochs, after one that started
+everything. The plain files hold the same tables under the same compression, a file for a file.
 """
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -23,38 +24,42 @@ from lightmill.training.batches import READ_ROWS
 
 @ray.remote(num_cpus=1)
 class Worker:
-    """Takes a shard whole, as a training worker does in its first epoch."""
+    """Takes its shard whole, as a training worker does in an epoch."""
 
-    def rows(self, shard: DataIterator) -> int:
-        """Return the number of rows, after every feature and label has been copied out."""
-        found = 0
-        for batch in shard.iter_batches(batch_size=READ_ROWS, batch_format="pyarrow"):
+    def __init__(self, shard: DataIterator) -> None:
+        self._shard = shard
+
+    def epoch(self) -> tuple[int, float]:
+        """Return the number of rows, all of whose values were copied out, and how many seconds that took."""
+        found, started = 0, time.perf_counter()
+        for batch in self._shard.iter_batches(batch_size=READ_ROWS, batch_format="pyarrow"):
             features = feature_rows(batch)  # pyright: ignore[reportArgumentType]
             labels = batch.column(LABEL).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
-            if not len(features) == len(labels):
-                raise RuntimeError("a label for each row")
+            if len(features) != len(labels):
+                raise RuntimeError("every row has a label")
             found += len(features)
-        return found
+        return found, time.perf_counter() - started
 
 
-def read_sealed(version: OpenVersion, location: RegistryLocation) -> int:
-    """Read the training split of a version in one worker; return the number of rows."""
-    return _rows(read_split(version, location, "train"))
+class Reader:
+    """One worker and its shard of a dataset, which is the whole dataset."""
+
+    def __init__(self, dataset: ray.data.Dataset) -> None:
+        dataset.context.execution_options.preserve_order = True
+        (shard,) = dataset.streaming_split(1, equal=False)
+        self._worker = Worker.remote(shard)  # pyright: ignore[reportCallIssue]
+
+    def epoch(self) -> tuple[int, float]:
+        """Read the dataset once more; return rows and seconds, measured in the worker."""
+        return ray.get(self._worker.epoch.remote())  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def read_plain(folder: Path) -> int:
-    """Read the plain copy in one worker; return the number of rows."""
-    return _rows(ray.data.read_parquet(str(folder), columns=[FEATURES, LABEL]))
-
-
-def _rows(dataset: ray.data.Dataset) -> int:
-    dataset.context.execution_options.preserve_order = True
-    (shard,) = dataset.streaming_split(1, equal=False)
-    worker = Worker.remote()
-    try:
-        return ray.get(worker.rows.remote(shard))  # pyright: ignore[reportAttributeAccessIssue]
-    finally:
-        ray.kill(worker)
+def readers(version: OpenVersion, location: RegistryLocation, folder: Path) -> dict[str, Reader]:
+    """Return readers of the training split of a version, and of its plain copy in `folder`."""
+    return {
+        "peer": Reader(ray.data.read_parquet(str(folder), columns=[FEATURES, LABEL])),
+        "ours": Reader(read_split(version, location, "train")),
+    }
 
 
 def plain_copy(version: OpenVersion, location: RegistryLocation, folder: Path) -> None:
