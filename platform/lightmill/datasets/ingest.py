@@ -106,6 +106,7 @@ def ingest(
         description=spec.description,
         licence=spec.licence,
         preparation=preparation,
+        origins=blocks.source.origins(),
     )
     content = Content(files=(*files, *notes.files), blobs=notes.blobs, dataset=card, provenance=provenance)
     summary = registry.commit(draft, content)

@@ -121,6 +121,20 @@ class SourceFile(Record):
     sha256: str
 
 
+class RowOrigin(Record):
+    """Which entry of a card's `sources` the rows of file positions from `first` on come from.
+
+    The file position is the high part of a row id. Position `first + n` is entry `source + n`; with `rows_are_files`,
+    every position is a group of so many entries, one for each row. With `part`, position `first` alone is that part of
+    entry `source`, such as a key range of a table.
+    """
+
+    first: int
+    source: int
+    rows_are_files: int | None = None
+    part: str = ""
+
+
 class DatasetCard(Record):
     """What a dataset version is.
 
@@ -128,7 +142,8 @@ class DatasetCard(Record):
     any), the prepared `features` float32 [feature_size] as a fixed-size list, and, if `source_columns` is not empty,
     the cleaned source columns by those names. Rows kept aside are files of the group `quarantine`.
 
-    Where `preparation` is given, rows of named columns are prepared by it, and `preprocessing` has no steps.
+    Where `preparation` is given, rows of named columns are prepared by it, and `preprocessing` has no steps. `origins`
+    say where row ids lead, in order of `first`; without any, file position n is entry n of `sources`.
     """
 
     features: TensorSpec
@@ -140,6 +155,7 @@ class DatasetCard(Record):
     description: str = ""
     licence: str = ""
     preparation: TabularPreparation | None = None
+    origins: tuple[RowOrigin, ...] = ()
 
 
 class ModelCard(Record):
