@@ -1,14 +1,15 @@
-"""Versions of datasets on a node with the key ring: how two differ, and where a row comes from."""
+"""Versions of datasets on a node with the key ring: how two differ, where a row comes from, and the way out."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from lightmill.cli.operations import operate
-from lightmill.cli.output import JsonOption, notes, print_facts, print_json, print_table
+from lightmill.cli.output import JsonOption, notes, print_facts, print_json, print_table, size_text
 from lightmill.errors import RequestError
 from lightmill.records.dataset_versions import ColumnShift, DatasetDiff, RowTrace
 
@@ -20,6 +21,9 @@ def add_to(datasets: typer.Typer) -> None:
     """Add the commands to the group `datasets`."""
     datasets.command("diff")(diff)
     datasets.command("row")(row)
+    datasets.command("export")(export)
+    datasets.command("croissant")(croissant)
+    datasets.command("card")(card)
 
 
 def diff(
@@ -106,6 +110,45 @@ def row(
         **{f"value of {name}": _short(value) for name, value in found.values.items()},
     }
     print_facts(f"Row {found.row_id} of {found.version}", {name: value for name, value in facts.items() if value != ""})
+
+
+def export(
+    reference: ReferenceArgument,
+    out: Annotated[Path, typer.Option(help="A new or empty folder.")],
+    columns: Annotated[str | None, typer.Option(help="Which columns, with commas between; by default all.")] = None,
+    splits: Annotated[str | None, typer.Option(help="Which splits, with commas between; by default all.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the export that is there.")] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Write a version as plain Parquet, with Croissant metadata and a card. The files are not encrypted."""
+    options = {
+        "reference": reference,
+        "folder": str(out.absolute()),
+        "columns": _names(columns),
+        "splits": _names(splits),
+        "force": force,
+    }
+    done = operate("datasets.export", options, quiet=json_output)
+    if json_output:
+        print_json(done)
+        return
+    table = [(file["path"], size_text(file["size_bytes"]), file["sha256"][:16]) for file in done["files"]]
+    print_table(f"Export of {reference} in {done['folder']}", ("file", "size", "SHA-256"), table)
+    notes.print(f"{done['rows']} rows. [bold]{done['warning']}[/]")
+
+
+def croissant(reference: ReferenceArgument) -> None:
+    """Print a version's Croissant 1.1 metadata; its digests are of the encrypted files on the store."""
+    typer.echo(operate("datasets.croissant", {"reference": reference}, quiet=True)["text"], nl=False)
+
+
+def card(reference: ReferenceArgument) -> None:
+    """Print the card of a dataset version: YAML in front, then Markdown."""
+    typer.echo(operate("datasets.card", {"reference": reference}, quiet=True)["text"], nl=False)
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
 def _short(value: object) -> str:

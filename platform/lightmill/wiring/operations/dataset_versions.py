@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 from lightmill.datasets.described import described
 from lightmill.datasets.diff import diff
+from lightmill.datasets.exporting import ExportedDataset, describe_sealed, export_version
 from lightmill.datasets.tracing import trace_position, trace_row
 from lightmill.errors import RequestError
 from lightmill.records.base import Record, now_iso
@@ -34,6 +36,29 @@ class RowOptions(Record):
     row_id: int | None = None
     split: str | None = None
     position: int | None = None
+
+
+class ExportOptions(Record):
+    """What to export to which absolute path; without columns or splits, all. `force` replaces an earlier export."""
+
+    reference: str
+    folder: str
+    columns: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ()
+    force: bool = False
+
+
+class DescribeOptions(Record):
+    """Which version to describe."""
+
+    reference: str
+
+
+class VersionText(Record):
+    """A description of a version, as it is printed."""
+
+    version: str
+    text: str
 
 
 class RetentionOptions(Record):
@@ -70,6 +95,38 @@ def row(context: OperationContext, options: RowOptions) -> RowTrace:
         if options.row_id is not None:
             return trace_row(version, options.row_id, context.report)
         return trace_position(version, options.split or "", options.position or 0)
+
+
+def export(context: OperationContext, options: ExportOptions) -> ExportedDataset:
+    """Write a version as plain Parquet files; see `exporting.export_version` for the errors."""
+    with _platform(context) as platform:
+        version = open_dataset(platform, options.reference)
+        return export_version(
+            version,
+            platform.registry.notes(version.id),
+            Path(options.folder),
+            columns=options.columns,
+            splits=options.splits,
+            force=options.force,
+            report=context.report,
+        )
+
+
+def croissant(context: OperationContext, options: DescribeOptions) -> VersionText:
+    """Return a version's Croissant metadata; NotFoundError if there is no such version."""
+    return _described(context, options, 0)
+
+
+def card(context: OperationContext, options: DescribeOptions) -> VersionText:
+    """Return a version's card; NotFoundError if there is no such version."""
+    return _described(context, options, 1)
+
+
+def _described(context: OperationContext, options: DescribeOptions, which: int) -> VersionText:
+    with _platform(context) as platform:
+        version = open_dataset(platform, options.reference)
+        texts = describe_sealed(version, platform.registry.notes(version.id))
+    return VersionText(version=str(version.id), text=texts[which])
 
 
 def retention(context: OperationContext, options: RetentionOptions) -> RetentionPlan:
