@@ -44,8 +44,11 @@ def trace_row(version: OpenVersion, row_id: int, report: Report = lambda _: None
         if len(found):
             return _traced(version, known, entry, int(found[0]))
     source, place, row, _ = origin_of(known, row_id)
-    there = f"row {row} of {place or source.name}" if row else place or (source.name if source else "")
-    named = f" Its id names {there}, which was dropped, filtered out or never there." if source else ""
+    named = ""
+    if source:
+        there = place or source.name
+        there = f"row {row} of {there}" if row else there
+        named = f" Its id names {there}, which was dropped, filtered out or never there."
     raise NotFoundError(f"{version.id} holds no row {row_id}.{named}")
 
 
