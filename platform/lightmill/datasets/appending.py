@@ -13,10 +13,11 @@ from lightmill.datasets.parquet import DATA_KEY, FOOTER_KEY, tag_name
 from lightmill.datasets.rows import Blocks
 from lightmill.datasets.sealed import QUARANTINE
 from lightmill.datasets.sources.file_source import FileSource
+from lightmill.datasets.sources.port import WHOLE_FILES
 from lightmill.datasets.sources.selection import Selection
 from lightmill.errors import NotFoundError, RequestError
 from lightmill.models.preparation.stages import Found
-from lightmill.records.assets import DatasetCard, FileEntry, Origin
+from lightmill.records.assets import DatasetCard, FileEntry, Lender
 from lightmill.records.base import Record
 from lightmill.records.dataset_spec import DatasetSpec
 from lightmill.records.fitted import FittedPreparation
@@ -67,9 +68,9 @@ class Base:
         Raises:
             RequestError: The source is not files, or one that was read has another size now.
         """
-        if not isinstance(blocks.source, FileSource):
+        if not isinstance(blocks.source, FileSource) or blocks.source.origins() != WHOLE_FILES:
             raise RequestError(
-                "`append` adds new files, and this source is not made of files. Leave out `append` to read all of it."
+                "`append` adds new files of rows, and this source is none of such files. Leave out `append` to read all."
             )
         known = {file.name: file.size_bytes for file in self.card.sources}
         files = {file.path: file.size_bytes for _, file in blocks.source.files}
@@ -83,18 +84,18 @@ class Base:
         source = Selection(blocks.source, fresh, self.state.files)
         return Blocks(source=source, parts=tuple(source.parts()))
 
-    def shared(self) -> tuple[tuple[FileEntry, ...], tuple[Origin, ...]]:
+    def shared(self) -> tuple[tuple[FileEntry, ...], tuple[Lender, ...]]:
         """Return the files that the new version shares, and the versions that wrote them with their keys."""
         manifest = self.version.manifest
         names = [FOOTER_KEY, DATA_KEY, *(tag_name(number) for number in range(len(self.state.tags)))]
-        mine = Origin(seq=self.version.id.seq, subkeys={name: self.version.subkey(name).hex() for name in names})
-        own = len(manifest.origins)
+        mine = Lender(seq=self.version.id.seq, subkeys={name: self.version.subkey(name).hex() for name in names})
+        own = len(manifest.lenders)
         files = tuple(
-            entry if entry.origin is not None else entry.model_copy(update={"origin": own})
+            entry if entry.lender is not None else entry.model_copy(update={"lender": own})
             for entry in manifest.files
             if entry.group in (*SPLITS, QUARANTINE)
         )
-        return files, (*manifest.origins, mine)
+        return files, (*manifest.lenders, mine)
 
 
 def declared(spec: DatasetSpec) -> dict[str, Any]:

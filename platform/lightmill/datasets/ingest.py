@@ -189,7 +189,7 @@ class _Ingestion:
         sealed: _Sealed,
     ) -> Content:
         spec, base = self._spec, self._base
-        shared, origins = base.shared() if base else ((), ())
+        shared, lenders = base.shared() if base else ((), ())
         files = (*shared, *sorted(sealed.rows.files, key=lambda entry: entry.path))
         _refuse_empty(files)
         summary = summarized(spec, judged, measured, sealed.rows, base)
@@ -210,18 +210,19 @@ class _Ingestion:
             description=spec.description,
             licence=spec.licence,
             preparation=sealed.preparation,
+            origins=base.card.origins if base else self._blocks.source.origins(),
             content_digest=dataset_digest(files),
             appended_to=base.version.id.seq if base else None,
         )
         return Content(
-            files=(*files, *notes.files), blobs=notes.blobs, origins=origins, dataset=card, provenance=provenance
+            files=(*files, *notes.files), blobs=notes.blobs, lenders=lenders, dataset=card, provenance=provenance
         )
 
     def _state(self, judged: Judged, measured: Measured) -> IngestState:
         base = self._base.state if self._base else None
         return IngestState(
             declared=declared(self._spec),
-            files=max(part.file for part in self._blocks.parts) + 1,
+            files=(base.files if base else 0) + self._blocks.source.entries(),
             tasks=(base.tasks if base else 0) + len(self._groups),
             tags=tuple(sorted(set(_tags(self._spec).values()))),
             rule=judged.rule,

@@ -94,6 +94,18 @@ def read_encrypted(data: bytes, subkey: Subkey, name: str, columns: Sequence[str
         raise IntegrityError(f"Dataset file {name} does not decrypt; restore it from a backup.") from exc
 
 
+def read_encrypted_schema(data: bytes, subkey: Subkey, name: str) -> pa.Schema:
+    """Return the columns of an encrypted Parquet file; errors as `read_encrypted`."""
+    if data[:4] != ENCRYPTED_MAGIC:
+        raise IntegrityError(f"Dataset file {name} is not encrypted; it was replaced. Restore it from a backup.")
+    factory = pe.CryptoFactory(lambda _: _VersionKeys(subkey))
+    try:
+        properties = factory.file_decryption_properties(pe.KmsConnectionConfig())
+        return pq.read_schema(pa.BufferReader(data), decryption_properties=properties)
+    except (OSError, pa.ArrowException, InvalidTag) as exc:
+        raise IntegrityError(f"Dataset file {name} does not decrypt; restore it from a backup.") from exc
+
+
 def _leaves(schema: pa.Schema) -> list[str]:
     """Return the Parquet paths of the columns; a list's values lie one level down."""
     return [f"{field.name}.list.element" if pa.types.is_fixed_size_list(field.type) else field.name for field in schema]

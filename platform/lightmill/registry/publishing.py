@@ -14,9 +14,9 @@ from lightmill.records.assets import (
     CommitRecord,
     DatasetCard,
     FileEntry,
+    Lender,
     Manifest,
     ModelCard,
-    Origin,
     Provenance,
     RunCard,
     TensorEntry,
@@ -46,7 +46,7 @@ class Content:
     tensors: tuple[TensorEntry, ...] = ()
     safetensors_header: str = ""
     blobs: tuple[BlobEntry, ...] = ()
-    origins: tuple[Origin, ...] = ()
+    lenders: tuple[Lender, ...] = ()
     dataset: DatasetCard | None = None
     model: ModelCard | None = None
     run: RunCard | None = None
@@ -135,7 +135,7 @@ def _manifest(draft: Draft, content: Content, seq: int, parent: str | None) -> M
         tensors=content.tensors,
         safetensors_header=content.safetensors_header,
         blobs=content.blobs,
-        origins=content.origins,
+        lenders=content.lenders,
         dataset=content.dataset,
         model=content.model,
         run=content.run,

@@ -53,22 +53,22 @@ class OpenVersion(Confined):
         return parquet_key(self._key, name)
 
     def file_subkey(self, entry: FileEntry) -> Callable[[str], bytes]:
-        """Return what gives the keys of a Parquet file, by the name of the key: this version's, or its origin's.
+        """Return what gives the keys of a Parquet file, by the name of the key: this version's, or its lender's.
 
         Raises:
             IntegrityError: (when called) the manifest gives no key of that name.
         """
-        if entry.origin is None:
+        if entry.lender is None:
             return self.subkey
         try:
-            origin = self.manifest.origins[entry.origin]
+            lender = self.manifest.lenders[entry.lender]
         except IndexError as exc:
-            raise IntegrityError(f"The manifest of {self.id} names no origin {entry.origin}; it is damaged.") from exc
+            raise IntegrityError(f"The manifest of {self.id} names no lender {entry.lender}; it is damaged.") from exc
 
         def subkey(name: str) -> bytes:
-            if name not in origin.subkeys:
+            if name not in lender.subkeys:
                 raise IntegrityError(f"The manifest of {self.id} has no key {name!r} for {entry.path}; it is damaged.")
-            return bytes.fromhex(origin.subkeys[name])
+            return bytes.fromhex(lender.subkeys[name])
 
         return subkey
 

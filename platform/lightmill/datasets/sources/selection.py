@@ -30,10 +30,11 @@ class Selection(Source):
     @cached_property
     def _pairs(self) -> tuple[tuple[Part, Part], ...]:
         """Return each part beside the part that it is of the whole source."""
-        whole = [part for part in self._source.parts() if part.path in self._wanted]
-        files = {file: number for number, file in enumerate(dict.fromkeys(part.file for part in whole))}
+        wanted = [number for number, (_, file) in enumerate(self._source.files) if file.path in self._wanted]
+        files = {number: self._first_file + place for place, number in enumerate(wanted)}
+        whole = [part for part in self._source.parts() if part.file in files]
         return tuple(
-            (part.model_copy(update={"file": self._first_file + files[part.file], "number": number}), part)
+            (part.model_copy(update={"file": files[part.file], "number": number}), part)
             for number, part in enumerate(whole)
         )
 
@@ -44,6 +45,10 @@ class Selection(Source):
     def describe(self) -> tuple[SourceFile, ...]:
         """Return the files in their order; see `Source.describe`."""
         return digest_files((place, file) for place, file in self._source.files if file.path in self._wanted)
+
+    def entries(self) -> int:
+        """Return how many files are wanted."""
+        return len(self._wanted)
 
     def tables(self, part: Part, batch_rows: int, on_bad: OnBad) -> Iterator[tuple[pa.Table, Rows]]:
         """Yield the tables of the part, as the whole source reads it."""

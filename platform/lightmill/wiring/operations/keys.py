@@ -212,7 +212,7 @@ def reseal_parquet(version: OpenVersion, file: FileEntry, draft: Draft) -> FileE
         for name in asked - {DATA_KEY, FOOTER_KEY}:
             tags[column.name] = tags[f"{column.name}.list.element"] = name
     digest, size = draft.put_object(write_encrypted(table, draft.subkey, tags))
-    return file.model_copy(update={"object": digest, "sha256": digest, "size": size, "origin": None})
+    return file.model_copy(update={"object": digest, "sha256": digest, "size": size, "lender": None})
 
 
 def _ring(context: OperationContext, options: KeyOptions) -> KeyRing:
