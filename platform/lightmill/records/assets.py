@@ -11,7 +11,7 @@ from pydantic import Field
 
 from lightmill.records.annotations import Notes, Stage
 from lightmill.records.base import Record
-from lightmill.records.fitted import TabularPreparation
+from lightmill.records.fitted import TabularPreparation, TokenPreparation, TrainingPreparation
 from lightmill.records.masking import MaskingReport
 from lightmill.records.references import AssetKind, VersionId
 from lightmill.records.signature import Architecture, Preprocessing, Signature, TensorSpec
@@ -128,7 +128,9 @@ class DatasetCard(Record):
     any), the prepared `features` float32 [feature_size] as a fixed-size list, and, if `source_columns` is not empty,
     the cleaned source columns by those names. Rows kept aside are files of the group `quarantine`.
 
-    Where `preparation` is given, rows of named columns are prepared by it, and `preprocessing` has no steps.
+    Where `preparation` is given, rows of named columns are prepared by it, and `preprocessing` has no steps. Where
+    `tokens` is given, rows hold token ids. Where `training` is given, files hold its `columns` instead of `features`,
+    and its steps lead there.
     """
 
     features: TensorSpec
@@ -140,10 +142,15 @@ class DatasetCard(Record):
     description: str = ""
     licence: str = ""
     preparation: TabularPreparation | None = None
+    tokens: TokenPreparation | None = None
+    training: TrainingPreparation | None = None
 
 
 class ModelCard(Record):
-    """What a model version is: enough to build it, feed it and judge it."""
+    """What a model version is: enough to build it, feed it and judge it.
+
+    A language model has `tokens`, which say how its token ids are made, and no classes.
+    """
 
     architecture: Architecture
     preprocessing: Preprocessing
@@ -151,6 +158,7 @@ class ModelCard(Record):
     classes: tuple[str, ...]
     metrics: dict[str, float]
     preparation: TabularPreparation | None = None
+    tokens: TokenPreparation | None = None
 
 
 class RunCard(Record):
