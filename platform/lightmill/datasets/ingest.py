@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from lightmill.datasets.carried import token_preparation, training_preparation
 from lightmill.datasets.columns import FEATURES
 from lightmill.datasets.judging import Judged, judge
 from lightmill.datasets.measuring import Measured, measure
@@ -25,6 +26,7 @@ from lightmill.datasets.translate import user_errors
 from lightmill.datasets.verdicts import KEPT, REASONS, action_for
 from lightmill.errors import RequestError
 from lightmill.models.preparation.applying import Preparation, Resources
+from lightmill.models.preparation.functions import check_functions
 from lightmill.models.preparation.stages import check_order
 from lightmill.records.assets import ColumnProfile, DatasetCard, FileEntry, Profile, Provenance, VersionSummary
 from lightmill.records.dataset_spec import FEATURE_ROLES, DatasetSpec
@@ -47,8 +49,12 @@ def ingest(
     location: RegistryLocation,
     provenance: Provenance,
     report: Report,
+    *,
+    allow_python: bool = False,
 ) -> VersionSummary:
     """Read, check, mask, split, prepare and seal the rows of a specification; return the new version.
+
+    `allow_python` lets `python` steps call functions.
 
     Raises:
         NotFoundError: There is nothing at a path.
@@ -57,6 +63,8 @@ def ingest(
         UnavailableError: A place does not answer.
     """
     check_order(spec.prepare)
+    resources = Resources(root=folder, allow_python=allow_python)
+    check_functions(spec.prepare, allowed=allow_python)
     reader = RowReader(spec, location)
     reader.check_masking()
     blocks = open_blocks(spec, folder)
@@ -68,11 +76,12 @@ def ingest(
             return _teller(report, phase, rows)
 
         shared = ray.put((judged.row_id, judged.split, judged.verdict))
-        measured = measure(blocks, reader, spec, judged, shared, folder, told("fit and profile"))
+        measured = measure(blocks, reader, spec, judged, shared, folder, resources, told("fit and profile"))
         told("seal")
         preprocessing = in_place(spec, measured.found)
         fitted = with_features(spec, measured.found.record())
-        preparation = None if preprocessing is not None else _preparation(spec, reader, fitted, folder)
+        preparation = None if preprocessing is not None else _preparation(spec, reader, fitted, resources)
+        fitted_now, training = training_preparation(fitted, reader.schema.empty_table(), resources)
         width = len(spec.feature_columns()) if preprocessing else preparation.width if preparation else 0
         if spec.features.shape and math.prod(spec.features.shape) != width:
             raise RequestError(f"features.shape is {list(spec.features.shape)}, but the prepared columns give {width}.")
@@ -84,9 +93,10 @@ def ingest(
                 spec,
                 shared,
                 preprocessing,
-                fitted,
+                fitted_now,
                 ray.put(dict(measured.found.dropped)),
-                folder,
+                training,
+                resources,
             )
             sink = SealedSink(location, draft.id, _tags(spec), prepare)
             blocks.dataset().write_datasink(sink)
@@ -106,6 +116,8 @@ def ingest(
         description=spec.description,
         licence=spec.licence,
         preparation=preparation,
+        tokens=token_preparation(fitted, _inputs(spec)),
+        training=training,
     )
     content = Content(files=(*files, *notes.files), blobs=notes.blobs, dataset=card, provenance=provenance)
     summary = registry.commit(draft, content)
@@ -141,24 +153,29 @@ def _refuse_empty(files: tuple[FileEntry, ...]) -> None:
 
 
 def _preparation(
-    spec: DatasetSpec, reader: RowReader, fitted: FittedPreparation, folder: Path
+    spec: DatasetSpec, reader: RowReader, fitted: FittedPreparation, resources: Resources
 ) -> TabularPreparation | None:
     """Return what serving applies: a row of features for each row of source columns, if there are features."""
-    named = {name for step in spec.prepare for name in (*getattr(step, "columns", ()), getattr(step, "column", ""))}
-    columns = tuple(
-        InputColumn(name=name, dtype=column.dtype, shape=column.shape)
-        for column in spec.columns
-        for name in column.names()
-        if column.role in FEATURE_ROLES or (column.role == "text" and name in named)
-    )
+    columns = _inputs(spec)
     per_row = fitted.per_row()
     rows = reader.schema.empty_table().select([column.name for column in columns])
-    found = Preparation(per_row, resources=Resources(root=folder)).apply(rows)
+    found = Preparation(per_row, resources=resources).apply(rows)
     if FEATURES not in found.column_names:
         return None
     kind = found.column(FEATURES).type
     storage = kind.storage_type if isinstance(kind, pa.FixedShapeTensorType) else kind
     return TabularPreparation(columns=columns, fitted=per_row, width=storage.list_size)
+
+
+def _inputs(spec: DatasetSpec) -> tuple[InputColumn, ...]:
+    """Return the source columns that a model is given: features, images, and texts that a step names."""
+    named = {name for step in spec.prepare for name in (*getattr(step, "columns", ()), getattr(step, "column", ""))}
+    return tuple(
+        InputColumn(name=name, dtype=column.dtype, shape=column.shape)
+        for column in spec.columns
+        for name in column.names()
+        if column.role in FEATURE_ROLES or (column.role == "text" and name in named)
+    )
 
 
 def _profile(spec: DatasetSpec, judged: Judged, measured: Measured, files: tuple[FileEntry, ...]) -> Profile:

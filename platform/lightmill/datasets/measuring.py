@@ -87,7 +87,14 @@ class _Measure:
 
 
 def measure(
-    blocks: Blocks, reader: RowReader, spec: DatasetSpec, judged: Judged, shared: Any, folder: Path, count: Count
+    blocks: Blocks,
+    reader: RowReader,
+    spec: DatasetSpec,
+    judged: Judged,
+    shared: Any,
+    folder: Path,
+    resources: Resources,
+    count: Count,
 ) -> Measured:
     """Read once for every stage of fitting, at least once; the first pass profiles as well.
 
@@ -98,7 +105,6 @@ def measure(
     kept = Kept(reader, shared)
     profiler = Profiler(_shown_columns(spec, reader.schema))
     found = settle(spec.prepare, folder)
-    resources = Resources(root=folder)
     part: ProfilePart | None = None
     masked: MaskingReport | None = None
     for number, stage in enumerate([*stages(spec.prepare)] or [None]):

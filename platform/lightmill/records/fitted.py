@@ -243,10 +243,14 @@ class StoredColumn(Record):
 
 
 class TrainingPreparation(Record):
-    """The steps from the first `augment` on, which apply whenever rows are read, and augment rows of training only."""
+    """The steps from the first `augment` on, which apply whenever rows are read, and augment rows of training only.
+
+    `makes` are the columns that they lead to.
+    """
 
     columns: tuple[StoredColumn, ...]
     fitted: FittedPreparation
+    makes: tuple[str, ...]
 
 
 def _same_length(record: RecordT, columns: tuple[str, ...], *others: tuple[object, ...]) -> RecordT:
