@@ -65,6 +65,10 @@ def write_onnx(version: OpenVersion, folder: Path) -> float:
             f"{version.id} cannot be exported as ONNX: that works for the architectures {known}. "
             "Use --format huggingface or safetensors."
         )
+    if card.tokens:
+        raise RequestError(
+            f"{version.id} is a language model, which is not exported as ONNX; use --format safetensors."
+        )
     for module in ("onnx", "onnxscript"):
         need(module, "onnx", _WHAT)
     runtime = need("onnxruntime", "onnx", _WHAT)
