@@ -37,7 +37,7 @@ class Batcher:
         self._busy = False
 
     async def predict(self, features: Features) -> Any:
-        """Return the answers for [rows, *shape], of the kind that the model gives, computed with whatever else waits."""
+        """Return the model's answers for [rows, *shape], computed with whatever else waits."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._waiting.append((features, future))
@@ -113,7 +113,7 @@ class Batcher:
         self._schedule(loop)
 
 
-def _deliver(batch: list[Waiting], answers: Answers) -> None:
+def _deliver(batch: list[Waiting], answers: Rows) -> None:
     start = 0
     for features, future in batch:
         stop = start + len(features)

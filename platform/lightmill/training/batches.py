@@ -71,12 +71,15 @@ class Batches:
 
     def _changing(self, number: int, seed: int) -> Iterator[Batch]:
         """Yield batches of rows that are prepared anew in each epoch; what is kept is the table."""
-        if self._table is None:
-            parts = self._shard.iter_batches(batch_size=READ_ROWS, batch_format="pyarrow")
-            self._table = pa.concat_tables(list(parts)).combine_chunks()
-        table = self._table
+        table = self._whole_table()
         for place in _order(table.num_rows, seed).split(list(self._sizes) or self._batch_size):
             yield self._moved(self._rows.batch(table.take(pa.array(place.numpy())), epoch=number))
+
+    def _whole_table(self) -> pa.Table:
+        if self._table is None:
+            tables: list[pa.Table] = list(self._shard.iter_batches(batch_size=READ_ROWS, batch_format="pyarrow"))
+            self._table = pa.concat_tables(tables).combine_chunks()
+        return self._table
 
     def _streamed(self, number: int, seed: int) -> Iterator[Batch]:
         found = self._shard.iter_batches(

@@ -77,8 +77,8 @@ def run_job(
 ) -> int:
     """Run a job file: its one argument is the specification; return the exit code.
 
-    `functions` names those that the work calls by import path; where the settings allow it, their modules are taken from
-    the specification's folder.
+    `functions` names those that the work calls by import path; where the settings allow it, their modules are taken
+    from the specification's folder.
 
     The last line on standard output is JSON: the result, or `{"error": ..., "type": ...}`.
     """
