@@ -70,7 +70,7 @@ class Base:
         """
         if not isinstance(blocks.source, FileSource) or blocks.source.origins() != WHOLE_FILES:
             raise RequestError(
-                "`append` adds new files of rows, and this source is none of such files. Leave out `append` to read all."
+                "`append` adds new files of rows, and this source has none such. Leave out `append` to read all of it."
             )
         known = {file.name: file.size_bytes for file in self.card.sources}
         files = {file.path: file.size_bytes for _, file in blocks.source.files}

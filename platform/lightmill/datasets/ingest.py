@@ -16,6 +16,7 @@ import ray
 from pydantic import TypeAdapter
 
 from lightmill.datasets.appending import STATE_FILE, Base, IngestState, declared, find_base
+from lightmill.datasets.carried import token_preparation, training_preparation
 from lightmill.datasets.columns import FEATURES
 from lightmill.datasets.content import dataset_digest
 from lightmill.datasets.judging import Judged, KeptRows, judge
@@ -33,10 +34,17 @@ from lightmill.datasets.translate import user_errors
 from lightmill.datasets.workplace import Workplace, identity, workplace
 from lightmill.errors import RequestError
 from lightmill.models.preparation.applying import Preparation, Resources
+from lightmill.models.preparation.functions import check_functions
 from lightmill.models.preparation.stages import Found, check_order
 from lightmill.records.assets import DatasetCard, FileEntry, Provenance, SourceFile, VersionSummary
 from lightmill.records.dataset_spec import FEATURE_ROLES, DatasetSpec
-from lightmill.records.fitted import FittedPreparation, InputColumn, TabularPreparation
+from lightmill.records.fitted import (
+    FittedPreparation,
+    InputColumn,
+    TabularPreparation,
+    TokenPreparation,
+    TrainingPreparation,
+)
 from lightmill.records.profile import PROFILE_FILE
 from lightmill.records.references import AssetKind
 from lightmill.records.signature import Preprocessing, TensorSpec
@@ -56,6 +64,8 @@ def ingest(
     provenance: Provenance,
     report: Report,
     work_folder: Path | None = None,
+    *,
+    allow_python: bool = False,
 ) -> VersionSummary:
     """Read, check, mask, split, prepare and seal the rows of a specification; return the new version.
 
@@ -68,6 +78,7 @@ def ingest(
         report: Hears how far it is.
         work_folder: Where what is finished is kept until the end; a job that was killed goes on if it runs again with
             the same specification, source and folder. None keeps nothing.
+        allow_python: Whether `python` steps may call functions.
 
     With `append`, and no file that the newest version has not read, that version is returned.
 
@@ -79,6 +90,8 @@ def ingest(
         UnavailableError: A place does not answer.
     """
     check_order(spec.prepare)
+    resources = Resources(root=folder, allow_python=allow_python)
+    check_functions(spec.prepare, allowed=allow_python)
     reader = RowReader(spec, location)
     reader.check_masking()
     blocks = open_blocks(spec, folder)
@@ -89,7 +102,7 @@ def ingest(
             return summarize(base.version.id, registry.mid(AssetKind.DATASET, spec.name), base.version.manifest)
     name = identity(spec, folder, blocks.parts, registry, str(base.version.id.digest) if base else "")
     with user_errors(), workplace(registry, spec, name, work_folder) as place:
-        job = _Ingestion(spec, folder, location, reader, blocks, base, place, report)
+        job = _Ingestion(spec, resources, location, reader, blocks, base, place, report)
         content = job.content(provenance)
         return registry.commit(place.draft, content)
 
@@ -101,6 +114,8 @@ class _Sealed:
     rows: SealedRows
     preprocessing: Preprocessing | None
     preparation: TabularPreparation | None
+    tokens: TokenPreparation | None
+    training: TrainingPreparation | None
     width: int
 
 
@@ -110,7 +125,7 @@ class _Ingestion:
     def __init__(
         self,
         spec: DatasetSpec,
-        folder: Path,
+        resources: Resources,
         location: RegistryLocation,
         reader: RowReader,
         blocks: Blocks,
@@ -119,7 +134,7 @@ class _Ingestion:
         report: Report,
     ) -> None:
         self._spec = spec
-        self._folder = folder
+        self._resources = resources
         self._location = location
         self._reader = reader
         self._blocks = blocks
@@ -136,7 +151,7 @@ class _Ingestion:
         kept = KeptRows(self._reader, self._spec, judged)
         known = self._base.state.found if self._base else None
         measured = measure(
-            self._passes, kept, self._spec, self._folder, lambda: self._meter("fit and profile", judged.kept), known
+            self._passes, kept, self._spec, self._resources, lambda: self._meter("fit and profile", judged.kept), known
         )
         if self._base is None:
             refuse_empty(measured.part.splits)
@@ -164,12 +179,13 @@ class _Ingestion:
         spec = self._spec
         preprocessing = in_place(spec, found)
         fitted = with_features(spec, found.record())
-        preparation = None if preprocessing is not None else _preparation(spec, self._reader, fitted, self._folder)
+        preparation = None if preprocessing is not None else _preparation(spec, self._reader, fitted, self._resources)
+        fitted_now, training = training_preparation(fitted, self._reader.schema.empty_table(), self._resources)
         width = len(spec.feature_columns()) if preprocessing else preparation.width if preparation else 0
         if spec.features.shape and math.prod(spec.features.shape) != width:
             raise RequestError(f"features.shape is {list(spec.features.shape)}, but the prepared columns give {width}.")
         dropped = ray.put(dict(found.dropped))
-        prepare = Prepare(kept, self._blocks, spec, preprocessing, fitted, dropped, self._folder)
+        prepare = Prepare(kept, self._blocks, spec, preprocessing, fitted_now, dropped, training, self._resources)
         first = self._base.state.tasks if self._base else 0
         task = SealTask(self._location, self._place.draft.id, _tags(spec), prepare, first_task=first)
         meter = self._meter("seal", rows)
@@ -178,7 +194,14 @@ class _Ingestion:
             total = total + done.result
             meter.count(sum(entry.rows or 0 for entry in done.result.files if entry.group != QUARANTINE))
         meter.finish()
-        return _Sealed(rows=total, preprocessing=preprocessing, preparation=preparation, width=width)
+        return _Sealed(
+            rows=total,
+            preprocessing=preprocessing,
+            preparation=preparation,
+            tokens=token_preparation(fitted, _inputs(spec)),
+            training=training,
+            width=width,
+        )
 
     def _content(
         self,
@@ -213,6 +236,8 @@ class _Ingestion:
             origins=base.card.origins if base else self._blocks.source.origins(),
             content_digest=dataset_digest(files),
             appended_to=base.version.id.seq if base else None,
+            tokens=sealed.tokens,
+            training=sealed.training,
         )
         return Content(
             files=(*files, *notes.files), blobs=notes.blobs, lenders=lenders, dataset=card, provenance=provenance
@@ -244,21 +269,26 @@ def _refuse_empty(files: tuple[FileEntry, ...]) -> None:
 
 
 def _preparation(
-    spec: DatasetSpec, reader: RowReader, fitted: FittedPreparation, folder: Path
+    spec: DatasetSpec, reader: RowReader, fitted: FittedPreparation, resources: Resources
 ) -> TabularPreparation | None:
     """Return what serving applies: a row of features for each row of source columns, if there are features."""
-    named = {name for step in spec.prepare for name in (*getattr(step, "columns", ()), getattr(step, "column", ""))}
-    columns = tuple(
-        InputColumn(name=name, dtype=column.dtype, shape=column.shape)
-        for column in spec.columns
-        for name in column.names()
-        if column.role in FEATURE_ROLES or (column.role == "text" and name in named)
-    )
+    columns = _inputs(spec)
     per_row = fitted.per_row()
     rows = reader.schema.empty_table().select([column.name for column in columns])
-    found = Preparation(per_row, resources=Resources(root=folder)).apply(rows)
+    found = Preparation(per_row, resources=resources).apply(rows)
     if FEATURES not in found.column_names:
         return None
     kind = found.column(FEATURES).type
     storage = kind.storage_type if isinstance(kind, pa.FixedShapeTensorType) else kind
     return TabularPreparation(columns=columns, fitted=per_row, width=storage.list_size)
+
+
+def _inputs(spec: DatasetSpec) -> tuple[InputColumn, ...]:
+    """Return the source columns that a model is given: features, images, and texts that a step names."""
+    named = {name for step in spec.prepare for name in (*getattr(step, "columns", ()), getattr(step, "column", ""))}
+    return tuple(
+        InputColumn(name=name, dtype=column.dtype, shape=column.shape)
+        for column in spec.columns
+        for name in column.names()
+        if column.role in FEATURE_ROLES or (column.role == "text" and name in named)
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -87,7 +86,7 @@ def measure(
     passes: Passes,
     kept: KeptRows,
     spec: DatasetSpec,
-    folder: Path,
+    resources: Resources,
     meter: Callable[[], Meter],
     known: Found | None = None,
 ) -> Measured:
@@ -96,15 +95,15 @@ def measure(
     With `known`, a preparation that has been fitted, the rows are only profiled.
 
     Raises:
-        NotFoundError: A tokenizer file is not in `folder`.
+        NotFoundError: A tokenizer file is not in the folder of `resources`.
         RequestError: A step does not fit the rows, or there is nothing to fit on.
     """
     profiler = Profiler(_shown_columns(spec, kept.reader.schema))
-    found = known or settle(spec.prepare, folder)
+    found = known or settle(spec.prepare, resources.root)
     needed = [] if known else [*stages(spec.prepare)]
     first: _Sums | None = None
     for number, stage in enumerate(needed or [None]):
-        fitter = StageFitter(spec.prepare, stage, found, Resources(root=folder)) if stage else None
+        fitter = StageFitter(spec.prepare, stage, found, resources) if stage else None
         task = _MeasureTask(kept, fitter, None if number else profiler, every_split=_is_of_all(spec, stage))
         total = _total(passes, f"measure-{number}", task, meter())
         first = first or total

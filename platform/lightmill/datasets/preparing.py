@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray
 
+from lightmill.datasets.carried import stored_columns
 from lightmill.datasets.columns import FEATURES, LABEL, ROW_ID
 from lightmill.datasets.judging import KeptRows
 from lightmill.datasets.quarantine import quarantine, unreadable
@@ -24,7 +24,7 @@ from lightmill.models.preparation.applying import Preparation, Resources
 from lightmill.models.preparation.stages import Found, writes
 from lightmill.models.preprocessing import Preparation as InPlace
 from lightmill.records.dataset_spec import DatasetSpec
-from lightmill.records.fitted import FittedPreparation, FittedStandardize
+from lightmill.records.fitted import FittedPreparation, FittedStandardize, TrainingPreparation
 from lightmill.records.preparation import Features
 from lightmill.records.signature import Preprocessing, Standardize
 from lightmill.records.splitting import SPLITS
@@ -65,8 +65,10 @@ class Prepare:
         kept: Judges, masks, and tells splits.
         blocks: Where the rows come from.
         preprocessing: The preparation, where it is of one tensor in place.
-        fitted: The preparation otherwise.
+        fitted: The preparation otherwise, as far as it applies before rows are sealed.
         dropped: What `deduplicate` steps leave out; refers to a mapping in Ray.
+        training: What is left of the preparation for training.
+        resources: What the steps need.
     """
 
     def __init__(
@@ -77,7 +79,8 @@ class Prepare:
         preprocessing: Preprocessing | None,
         fitted: FittedPreparation,
         dropped: Any,
-        folder: Path,
+        training: TrainingPreparation | None,
+        resources: Resources,
     ) -> None:
         self._kept = kept
         self._blocks = blocks
@@ -85,7 +88,8 @@ class Prepare:
         self._preprocessing = preprocessing
         self._fitted = fitted
         self._dropped = dropped
-        self._folder = folder
+        self._training = training
+        self._resources = resources
         self._steps: Preparation | None = None
         self._rewritten = {name for step in spec.prepare for name in (writes(step) or ())}
 
@@ -130,6 +134,7 @@ class Prepare:
                 for name in done.column_names
                 if name not in declared and name != ROW_ID
             }
+            columns |= stored_columns(done, self._training)
         columns[SPLIT_COLUMN] = pa.array(split)
         for name in self._spec.kept_columns():
             if name in kept.column_names and name not in columns:
@@ -163,7 +168,7 @@ class Prepare:
     def _preparation(self) -> Preparation:
         if self._steps is None:
             dropped: Mapping[int, npt.NDArray[np.int64]] = ray.get(self._dropped)
-            self._steps = Preparation(self._fitted, resources=Resources(root=self._folder), dropped=dropped)
+            self._steps = Preparation(self._fitted, resources=self._resources, dropped=dropped)
         return self._steps
 
 

@@ -65,4 +65,5 @@ def read_rows(
 def feature_rows(table: pa.Table) -> npt.NDArray[np.float32]:
     """Return the prepared features of a table as float32 [rows, features], writable."""
     column = table.column(FEATURES).combine_chunks()
-    return column.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(column), -1)
+    flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    return flat.reshape(len(column), column.type.list_size)

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from lightmill.records.annotations import Notes, Stage
 from lightmill.records.base import Record
-from lightmill.records.fitted import TabularPreparation
+from lightmill.records.fitted import TabularPreparation, TokenPreparation, TrainingPreparation
 from lightmill.records.masking import MaskingReport
 from lightmill.records.references import AssetKind, VersionId
 from lightmill.records.signature import Architecture, Preprocessing, Signature, TensorSpec
@@ -154,7 +154,9 @@ class DatasetCard(Record):
     the cleaned source columns by those names. Rows kept aside are files of the group `quarantine`.
 
     Where `preparation` is given, rows of named columns are prepared by it, and `preprocessing` has no steps. `origins`
-    say where row ids lead, in order of `first`; without any, file position n is entry n of `sources`.
+    say where row ids lead, in order of `first`; without any, file position n is entry n of `sources`. Where `tokens` is
+    given, rows hold token ids. Where `training` is given, files hold its `columns` instead of `features`, and its steps
+    lead there.
 
     `content_digest` is the same for every version that holds the same rows, however often and wherever they are sealed;
     `appended_to` is the number of the version whose files this one shares.
@@ -172,10 +174,15 @@ class DatasetCard(Record):
     origins: tuple[RowOrigin, ...] = ()
     content_digest: str = ""
     appended_to: int | None = None
+    tokens: TokenPreparation | None = None
+    training: TrainingPreparation | None = None
 
 
 class ModelCard(Record):
-    """What a model version is: enough to build it, feed it and judge it."""
+    """What a model version is: enough to build it, feed it and judge it.
+
+    A language model has `tokens`, which say how its token ids are made, and no classes.
+    """
 
     architecture: Architecture
     preprocessing: Preprocessing
@@ -183,6 +190,7 @@ class ModelCard(Record):
     classes: tuple[str, ...]
     metrics: dict[str, float]
     preparation: TabularPreparation | None = None
+    tokens: TokenPreparation | None = None
 
 
 class RunCard(Record):

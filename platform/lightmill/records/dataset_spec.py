@@ -115,9 +115,8 @@ class DatasetSpec(Spec):
 
     def _check_steps(self, names: set[str]) -> None:
         for step in self.prepare:
-            if step.step == "augment":
-                raise ValueError("`augment` belongs to training, which does not apply it yet; leave it out")
             made = {getattr(step, "output", None)} | ({step.column} if step.step == "derive" else set())
+            made |= {column.name for column in step.makes} if step.step == "python" else set()
             if made & RESERVED_COLUMNS:
                 raise ValueError(f"step {step.step!r} makes a column {min(map(str, made))!r}, which is reserved")
         column = getattr(self.split, "column", None)
