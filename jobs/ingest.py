@@ -18,6 +18,7 @@ def work(context: JobContext, spec: DatasetSpec) -> dict[str, object]:
     """Ingest; a relative source path is taken from the specification's folder."""
     from lightmill.datasets.ingest import ingest
 
+    spec = spec.with_policy(context.platform.policies.settle)
     for path in spec.local_paths():
         context.refuse_own_files(context.folder / path)
     summary = ingest(
@@ -25,7 +26,7 @@ def work(context: JobContext, spec: DatasetSpec) -> dict[str, object]:
         context.folder,
         context.platform.registry,
         context.platform.location,
-        context.provenance,
+        context.provenance.model_copy(update={"spec": spec.model_dump(mode="json")}),
         context.report,
     )
     profile = DatasetCard.model_validate(summary.card).profile
