@@ -81,7 +81,7 @@ class _Judge:
         tally = found.tally
         for bad in judged.bad:
             where = (TYPE if bad.kind == "type" else UNREADABLE, bad.column or "")
-            first = Finding(rows=1, first=(bad.file << ROW_BITS) + bad.row)
+            first = Finding(rows=1, first=(bad.file << ROW_BITS) + bad.row, why=bad.reason)
             tally = tally + Tally(rows=1, faults={where: first})
         label = (
             class_codes(found.table.column(self._label), self._classes)

@@ -121,6 +121,8 @@ class CsvSource(FileSource[CsvSpec]):
             raise DamageError(f"its header cannot be read: {exc}") from exc
         if any(_SURROGATES.search(name) for name in names):
             raise DamageError("its header is no UTF-8; declare the encoding")
+        if any("\0" in name for name in names):
+            raise DamageError("its header holds NUL bytes, as UTF-16 does; declare the encoding")
         check_columns(names, self.limits.columns, path)
         return names, taken
 
