@@ -8,6 +8,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from lightmill.catalog import Catalog
+from lightmill.datasets.profiles import read_profile
 from lightmill.datasets.reading import read_rows
 from lightmill.errors import ConflictError, RequestError
 from lightmill.records.annotations import Change, Evaluated, Evaluation, Stage, StageChanged
@@ -22,6 +23,7 @@ from lightmill.records.assets import (
     VersionSummary,
 )
 from lightmill.records.base import now_iso
+from lightmill.records.profile import ProfileRecord
 from lightmill.records.references import AssetKind, VersionId, parse_reference
 from lightmill.records.search import (
     PAGE_MAX,
@@ -125,6 +127,10 @@ class AssetService:
         id = self._registry.resolve(AssetKind.DATASET, parse_reference(reference))
         version = self._registry.open(id)
         return read_rows(version, self._location, split, offset, min(limit, ROWS_MAX))
+
+    def profile(self, reference: str) -> ProfileRecord:
+        """Return the profile of a dataset version; NotFoundError if there is none of either."""
+        return read_profile(self._registry.open(self._registry.resolve(AssetKind.DATASET, parse_reference(reference))))
 
     def _listed(self, id: VersionId | None) -> VersionSummary | None:
         return self._catalog.versions.find(id) if id else None

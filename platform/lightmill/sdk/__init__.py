@@ -9,5 +9,6 @@ from __future__ import annotations
 
 from lightmill.sdk.client import Client, connect
 from lightmill.sdk.endpoints import Prediction
+from lightmill.sdk.profiles import ProfileView
 
-__all__ = ["Client", "Prediction", "connect"]
+__all__ = ["Client", "Prediction", "ProfileView", "connect"]

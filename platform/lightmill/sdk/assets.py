@@ -15,9 +15,11 @@ from lightmill.records.assets import (
     VersionDetail,
     VersionSummary,
 )
+from lightmill.records.profile import ProfileRecord
 from lightmill.records.references import AssetKind, parse_reference
 from lightmill.records.search import PAGE_MAX, SearchPage
 from lightmill.sdk.cards import render_card
+from lightmill.sdk.profiles import ProfileView
 from lightmill.sdk.transport import Transport, path
 
 
@@ -166,3 +168,9 @@ class Datasets(Assets):
     def rows(self, reference: str, split: str = "test", *, offset: int = 0, limit: int = 100) -> dict[str, Any]:
         """Return rows of a split, column by column; at most 10,000 at a time."""
         return self._transport.get(self._path(reference, "rows"), split=split, offset=offset, limit=limit)
+
+    def profile(self, reference: str) -> ProfileView:
+        """Return the profile of a version, which a notebook shows as a page; NotFoundError if it has none."""
+        record = ProfileRecord.model_validate(self._transport.get(self._path(reference, "profile")))
+        page = self._transport.send("GET", self._path(reference, "profile.html")).text
+        return ProfileView(record=record, page=page)

@@ -11,12 +11,12 @@ from pydantic import TypeAdapter
 
 from lightmill.datasets.infer import propose
 from lightmill.datasets.profile_page import profile_page
+from lightmill.datasets.profiles import read_profile
 from lightmill.datasets.sources.opening import open_source
 from lightmill.datasets.sources.port import BadRow
 from lightmill.errors import NotFoundError, RequestError
 from lightmill.records.base import Record
 from lightmill.records.jobs import Progress
-from lightmill.records.profile import PROFILE_FILE, ProfileRecord
 from lightmill.records.references import AssetKind, parse_reference
 from lightmill.records.sources import SourceSpec
 from lightmill.wiring.operations import OperationContext
@@ -119,9 +119,7 @@ def profile(context: OperationContext, options: ProfileOptions) -> ProfilePage:
     with platform.catalog:
         id = platform.registry.resolve(AssetKind.DATASET, parse_reference(options.reference))
         version = platform.registry.open(id)
-        if not any(entry.path == PROFILE_FILE for entry in version.manifest.files):
-            raise NotFoundError(f"{id} has no profile; it was made by an older Lightmill. Ingest it again to get one.")
-        found = ProfileRecord.model_validate_json(version.read_file(PROFILE_FILE))
+        found = read_profile(version)
     path = Path(options.path)
     path.write_text(profile_page(found), encoding="utf-8")
     return ProfilePage(version=str(id), path=str(path), rows=found.rows, columns=len(found.columns))
