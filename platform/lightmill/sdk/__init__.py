@@ -9,5 +9,6 @@ from __future__ import annotations
 
 from lightmill.sdk.client import Client, connect
 from lightmill.sdk.endpoints import Prediction
+from lightmill.sdk.progress import JobBar, progress_bars
 
-__all__ = ["Client", "Prediction", "connect"]
+__all__ = ["Client", "JobBar", "Prediction", "connect", "progress_bars"]
