@@ -210,7 +210,7 @@ class Sample:
 
     @classmethod
     def chosen(cls, table: pa.Table, row_id: npt.NDArray[np.int64], limit: int) -> Sample:
-        """Return the sample of a block of which `table` holds the rows `smallest_rows` and no others, in their order."""
+        """Return the sample of a block of which `table` holds the rows that `smallest_rows` gives, in their order."""
         return cls(hashes=_hashes(row_id), table=table.combine_chunks(), limit=limit)
 
     @classmethod
