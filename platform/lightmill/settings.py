@@ -46,9 +46,12 @@ class Settings(BaseSettings):
     num_gpus: int | None = Field(default=None, ge=0)
     object_store_bytes: int | None = Field(default=None, ge=80_000_000)
     promotion_requires: str = ""
+    allow_python_steps: bool = False
+    serve_python_steps: bool = False
     cache_path: Path | None = None
     cache_bytes: int | None = Field(default=None, ge=0)
     spill_path: Path | None = None
+    log_masking: str = ""
     url: str = ""
     api_key: SecretStr | None = None
 
@@ -182,6 +185,8 @@ class Settings(BaseSettings):
             "LIGHTMILL_STORE": self.store_url,
             "LIGHTMILL_WORKSPACE": self.workspace,
             "LIGHTMILL_PROMOTION_REQUIRES": self.promotion_requires,
+            "LIGHTMILL_ALLOW_PYTHON_STEPS": str(self.allow_python_steps),
+            "LIGHTMILL_SERVE_PYTHON_STEPS": str(self.serve_python_steps),
             "LIGHTMILL_PASSPHRASE_FILE": str(self.passphrase_file or ""),
             "LIGHTMILL_HOST": self.host,
             "LIGHTMILL_HTTP_PORT": str(self.http_port),
@@ -189,6 +194,7 @@ class Settings(BaseSettings):
             **({"LIGHTMILL_CACHE_PATH": str(self.cache_folder)} if self.cache_path else {}),
             **({} if self.cache_bytes is None else {"LIGHTMILL_CACHE_BYTES": str(self.cache_bytes)}),
             "LIGHTMILL_SPILL_PATH": str(self.spill_folder),
+            "LIGHTMILL_LOG_MASKING": self.log_masking,
             "LIGHTMILL_DASHBOARD_PORT": str(self.dashboard_port),
             # Ray closed to strangers: its token on, its ports on loopback (what Ray does on laptops).
             "RAY_AUTH_MODE": "token",

@@ -19,7 +19,7 @@ from lightmill.records.platform import PlatformStatus
 from lightmill.records.references import AssetKind, Reference, parse_reference
 from lightmill.records.search import parse_comparisons
 from lightmill.records.specs import EndpointSpec, TrainSpec, parse_spec
-from lightmill.registry import Registry, RegistryLocation
+from lightmill.registry import PolicyBook, Registry, RegistryLocation
 from lightmill.settings import Settings
 
 
@@ -70,9 +70,10 @@ class ControlService:
 
         Raises:
             RequestError: The specification is invalid.
-            NotFoundError: The source file is not on this machine.
+            NotFoundError: The source file is not on this machine, or there is no masking policy of that name.
         """
-        parsed = parse_spec(DatasetSpec, spec, "The dataset specification")
+        book = PolicyBook(self._catalog, self._registry.keyring)
+        parsed = parse_spec(DatasetSpec, spec, "The dataset specification").with_policy(book.settle)
         for path in parsed.local_paths():
             source = (Path(folder) / path).resolve()
             if source.is_relative_to(self._settings.home.resolve()):
@@ -94,7 +95,10 @@ class ControlService:
         parsed = parse_spec(TrainSpec, spec, "The training specification")
         dataset = self.assets.version(AssetKind.DATASET, parsed.dataset)
         features, classes = dataset.card.get("features"), dataset.card.get("classes")
-        if isinstance(features, dict) and isinstance(classes, list):
+        if parsed.objective == "causal_lm":
+            if not dataset.card.get("tokens"):
+                raise RequestError(f"Dataset {parsed.dataset} has no token ids to train on.")
+        elif isinstance(features, dict) and isinstance(classes, list):
             if not classes:
                 raise RequestError(f"Dataset {parsed.dataset} has no label to train on.")
             parsed.architecture.with_sizes(inputs=math.prod(features["shape"]), classes=len(classes))

@@ -43,9 +43,14 @@ class _VersionKeys(pe.KmsClient):
         return cipher.decrypt(wrapped[:12], wrapped[12:], master_key_identifier.encode())
 
 
+def tag_name(number: int) -> str:
+    """Return the name of the key of a tag, by its place among the tags of a file."""
+    return f"tag-{number}"
+
+
 def tag_keys(columns: Sequence[str], tags: Mapping[str, str]) -> dict[str, list[str]]:
     """Return key name to columns: a subkey per tag (numbered, so that the file shows no tag), one for the rest."""
-    numbered = {tag: f"tag-{n}" for n, tag in enumerate(sorted(set(tags.values())))}
+    numbered = {tag: tag_name(n) for n, tag in enumerate(sorted(set(tags.values())))}
     keys: dict[str, list[str]] = {}
     for column in columns:
         keys.setdefault(numbered[tags[column]] if column in tags else DATA_KEY, []).append(column)
