@@ -19,6 +19,7 @@ def work(context: JobContext, spec: DatasetSpec) -> dict[str, object]:
     """Ingest; a relative source path is taken from the specification's folder."""
     from lightmill.datasets.ingest import ingest
 
+    spec = spec.with_policy(context.platform.policies.settle)
     for path in spec.local_paths():
         context.refuse_own_files(context.folder / path)
     summary = ingest(
@@ -26,14 +27,17 @@ def work(context: JobContext, spec: DatasetSpec) -> dict[str, object]:
         context.folder,
         context.platform.registry,
         context.platform.location,
-        context.provenance,
+        context.provenance.model_copy(update={"spec": spec.model_dump(mode="json")}),
         context.report,
+        context.platform.settings.home / "ingest",
         allow_python=context.platform.settings.allow_python_steps,
     )
-    profile = DatasetCard.model_validate(summary.card).profile
+    card = DatasetCard.model_validate(summary.card)
+    profile = card.profile
     return {
         "dataset_version": str(summary.id),
         "digest": summary.id.digest,
+        "content_digest": card.content_digest,
         "profile": profile.model_dump(mode="json", exclude={"columns"}),
     }
 

@@ -12,12 +12,10 @@ import ray
 
 from lightmill.datasets.carried import stored_columns
 from lightmill.datasets.columns import FEATURES, LABEL, ROW_ID
-from lightmill.datasets.expectations import class_codes
-from lightmill.datasets.judging import find
+from lightmill.datasets.judging import KeptRows
 from lightmill.datasets.quarantine import quarantine, unreadable
-from lightmill.datasets.rows import Blocks, RowReader
+from lightmill.datasets.rows import Blocks
 from lightmill.datasets.sealed import SPLIT_COLUMN, PreparedBlock
-from lightmill.datasets.sources.port import ROW_BITS
 from lightmill.datasets.splitting import Codes
 from lightmill.datasets.verdicts import TYPE, UNREADABLE, action_for, bad_rows
 from lightmill.errors import RequestError
@@ -63,8 +61,8 @@ class Prepare:
     """Turns a block of source rows into the rows that are sealed, rejected ones included.
 
     Args:
-        reader: Judges and masks.
-        shared: Refers to (row ids, splits, verdicts) in Ray.
+        kept: Judges, masks, and tells splits.
+        blocks: Where the rows come from.
         preprocessing: The preparation, where it is of one tensor in place.
         fitted: The preparation otherwise, as far as it applies before rows are sealed.
         dropped: What `deduplicate` steps leave out; refers to a mapping in Ray.
@@ -74,20 +72,18 @@ class Prepare:
 
     def __init__(
         self,
-        reader: RowReader,
+        kept: KeptRows,
         blocks: Blocks,
         spec: DatasetSpec,
-        shared: Any,
         preprocessing: Preprocessing | None,
         fitted: FittedPreparation,
         dropped: Any,
         training: TrainingPreparation | None,
         resources: Resources,
     ) -> None:
-        self._reader = reader
+        self._kept = kept
         self._blocks = blocks
         self._spec = spec
-        self._shared = shared
         self._preprocessing = preprocessing
         self._fitted = fitted
         self._dropped = dropped
@@ -101,21 +97,11 @@ class Prepare:
 
     def __call__(self, block: pa.Table) -> PreparedBlock:
         """Return what is sealed of a block."""
-        judged = self._reader.judged(block)
-        judgement = judged.judgement
-        ids, splits, verdicts = ray.get(self._shared)
-        split = find(ids, splits, judgement.row_id)
-        verdict = find(ids, verdicts, judgement.row_id)
-        keep = split >= 0
-        row_id = judgement.row_id[keep]
-        kept = judgement.table.filter(pa.array(keep))
-        table, _ = self._reader.masked(kept, row_id)
-        out = self._prepared(table, self._labels(kept), row_id, split[keep])
-        return PreparedBlock(rows=out, aside=self._aside(judged.source, judgement, verdict, judged.bad))
-
-    def _labels(self, table: pa.Table) -> npt.NDArray[np.int64] | None:
-        names = self._spec.label_columns()
-        return class_codes(table.column(names[0]), self._spec.classes()) if names else None
+        kept = self._kept.of(block)
+        table, _ = self._kept.reader.masked(kept.table, kept.row_id)
+        out = self._prepared(table, kept.label, kept.row_id, kept.split)
+        judged = kept.judged
+        return PreparedBlock(rows=out, aside=self._aside(judged.source, judged.judgement, kept.verdict, judged.bad))
 
     def _prepared(
         self, table: pa.Table, labels: npt.NDArray[np.int64] | None, row_id: npt.NDArray[np.int64], split: Codes
@@ -168,14 +154,10 @@ class Prepare:
         tables: list[pa.Table] = []
         if len(rows):
             tables.append(quarantine(source, judgement, rows, self._blocks.locate, verdict))
-        lost = [
-            ((one.file << ROW_BITS) + one.row, one.path, one.row + 1, one.reason, one.text)
-            for one in bad
-            if action_for(TYPE if one.kind == "type" else UNREADABLE, rules) == "quarantine"
-        ]
+        lost = [one for one in bad if action_for(TYPE if one.kind == "type" else UNREADABLE, rules) == "quarantine"]
         if lost:
             tables.append(unreadable(lost))
-        masked = [self._reader.masked_aside(table) for table in tables]
+        masked = [self._kept.reader.masked_aside(table) for table in tables]
         return pa.concat_tables(masked, promote_options="default") if masked else pa.table({})
 
     def _preparation(self) -> Preparation:

@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import ray
-import ray.data
 from pyarrow import compute
 
 from lightmill.datasets.columns import ROW_ID
@@ -20,7 +18,7 @@ from lightmill.datasets.expectations import Judge, Judgement
 from lightmill.datasets.sources.combine import combine
 from lightmill.datasets.sources.opening import open_source
 from lightmill.datasets.sources.port import ROW_BITS, BadRow, Part, Source
-from lightmill.datasets.sources.ray_source import BAD, RaySource, task_groups
+from lightmill.datasets.sources.ray_source import BAD
 from lightmill.datasets.splitting import needs
 from lightmill.errors import RequestError
 from lightmill.masking import Masker
@@ -40,12 +38,6 @@ class Blocks:
 
     source: Source
     parts: tuple[Part, ...]
-
-    def dataset(self) -> ray.data.Dataset:
-        """Return a lazy Ray dataset: `row_id`, the source's columns, and `bad_row` where a row cannot be read."""
-        source = RaySource(self.source, self.parts, bad_rows="quarantine")
-        # A task a part: with fewer tasks than Ray likes, it would cut blocks up and not read and work in one task.
-        return ray.data.read_datasource(source, override_num_blocks=max(1, len(task_groups(self.parts))))
 
     def locate(self, row_id: int) -> tuple[str, int]:
         """Return the file of a row and its number there, from 1."""
@@ -88,7 +80,7 @@ def _named(spec: DatasetSpec) -> set[str]:
         found |= {*getattr(step, "columns", ()), getattr(step, "column", "")}
         if isinstance(step, Filter | Derive):
             found |= columns_in(parse(step.where if isinstance(step, Filter) else step.value)) or set()
-    rules = spec.masking.rules if spec.masking else ()
+    rules = spec.policy.rules if spec.policy else ()
     return found | {name.partition(".")[0] for rule in rules for name in rule.columns}
 
 
@@ -144,7 +136,7 @@ class RowReader:
 
         Columns that the policy treats as a whole show `[masked]`; elsewhere what its detectors find is masked.
         """
-        policy = self._spec.masking
+        policy = self._spec.policy
         if policy is None:
             return table
         hidden = self._hidden_columns()
@@ -161,7 +153,7 @@ class RowReader:
         return pa.Table.from_arrays(columns, names=table.column_names)
 
     def _hidden_columns(self) -> set[str]:
-        policy = self._spec.masking
+        policy = self._spec.policy
         rules = policy.rules if policy else ()
         names = {name.partition(".")[0] for rule in rules for name in rule.columns}
         tags = {tag for rule in rules for tag in rule.tags}
@@ -176,7 +168,7 @@ class RowReader:
         Raises:
             RequestError: It changes a feature, image, text or label column as a whole, otherwise than by noise.
         """
-        policy = self._spec.masking
+        policy = self._spec.policy
         for rule in policy.rules if policy else ():
             if rule.detectors or rule.action in ("keep", "noise"):
                 continue
@@ -190,14 +182,15 @@ class RowReader:
                     )
 
     def _whole_masker(self) -> Masker | None:
-        if self._spec.masking is None:
+        policy = self._spec.policy
+        if policy is None:
             return None
         if self._masker is None:
-            self._masker = Masker(self._spec.masking, self._key(), tags=self._tags())
+            self._masker = Masker(policy, self._key(), tags=self._tags())
         return self._masker
 
     def _free_masker(self) -> Masker | None:
-        policy = self._spec.masking
+        policy = self._spec.policy
         if policy is None:
             return None
         free = tuple(rule for rule in policy.rules if not rule.columns and not rule.tags)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from lightmill.datasets.expectations import Judge, Judgement, class_codes
 from lightmill.datasets.quarantine import quarantine, unreadable
 from lightmill.datasets.repeats import Repeats, mark
+from lightmill.datasets.sources.port import BadRow
 from lightmill.datasets.verdicts import (
     DUPLICATE,
     INFINITE,
@@ -440,8 +441,12 @@ def test_quarantine_refuses_a_source_that_uses_its_names() -> None:
 
 
 def test_rows_that_cannot_be_read_are_kept_as_text() -> None:
-    found = unreadable([(5, "a.csv", 6, "3 of 4 columns", "1,2,3")]).to_pylist()[0]
-    assert found["quarantine_reason"] == REASONS[-1] == "unreadable"
+    bad = BadRow(file=0, path="a.csv", row=5, reason="3 of 4 columns", text="1,2,3")
+    odd = bad.model_copy(update={"file": 1, "kind": "type", "column": "n", "rest": True})
+    found, other = unreadable([bad, odd]).to_pylist()
+    assert (found["row_id"], found["quarantine_reason"]) == (5, REASONS[-1]) and REASONS[-1] == "unreadable"
+    assert (other["row_id"], other["quarantine_rule"], other["quarantine_column"]) == ((1 << 40) + 5, "type", "n")
+    assert "what follows it" in other["quarantine_why"]
     assert (found["quarantine_row"], found["quarantine_why"], found["quarantine_text"]) == (
         6,
         "3 of 4 columns",
