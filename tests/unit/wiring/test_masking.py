@@ -80,6 +80,15 @@ def test_checking_a_file_counts_and_shows_no_value(home: Path, tmp_path: Path, k
     assert run(home, "masking.check", **asked, rows=3)["report"]["rows"] == 3
 
 
+def test_noise_in_a_csv_file_is_on_numbers(home: Path, tmp_path: Path) -> None:
+    rule = {"tags": ["pay"], "action": "noise", "epsilon": 0.5, "minimum": 0, "maximum": 100}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump({"name": "p", "rules": [rule]}))
+    (tmp_path / "a.csv").write_text("name,wage\nx,1\ny,2.5\nz,much\n")
+    tags = {"wage": ["pay"]}
+    found = run(home, "masking.check", policy=str(tmp_path / "p.yaml"), path=str(tmp_path / "a.csv"), tags=tags)
+    assert (found["report"]["epsilon"], found["report"]["rows"], found["unreadable"]) == ({"wage": 0.5}, 2, 1)
+
+
 def test_what_a_check_cannot_answer_is_refused_with_a_remedy(home: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="a text or a file"):
         run(home, "masking.check", policy="staff@1")
