@@ -59,7 +59,7 @@ class Workshop:
         from lightmill.datasets.ingest import ingest
 
         platform = self.platform
-        parsed = parse_spec(DatasetSpec, spec, "the specification")
+        parsed = parse_spec(DatasetSpec, spec, "the specification").with_policy(platform.policies.settle)
         made = ingest(parsed, folder, platform.registry, platform.location, Provenance(), lambda _: None)
         number = Reference(name=made.id.name, selector=str(made.id.seq))
         return Ingested(platform, platform.registry.open(platform.registry.resolve(AssetKind.DATASET, number)))
