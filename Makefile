@@ -3,8 +3,8 @@
 # make check   ruff, pyright, import-linter
 # make bench   the benchmarks, one JSON object a line
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-cluster test-registry test-data test-slow check format bench bench-registry extras \
-	lock clean
+.PHONY: help setup demo test test-fast test-cluster test-registry test-data test-slow check format bench bench-registry \
+	bench-data extras lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -81,6 +81,10 @@ bench: setup
 bench-registry: extras
 	@$(BIN)/python -m benchmarks registry
 
+# 20 million rows, or as many as LIGHTMILL_BENCH_ROWS says; needs about 15 GB of disk, and half an hour on two cores.
+bench-data: extras
+	@$(BIN)/python -m benchmarks data
+
 # Resolve anew: a fresh environment, newest versions that pyproject.toml admits, torch as pinned here.
 lock:
 	@rm -rf .lock && $(PYTHON) -m venv .lock
@@ -89,4 +93,4 @@ lock:
 	@mv requirements.new requirements.lock && rm -rf .lock
 
 clean:
-	@rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .bench-* .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,6 +1,6 @@
-"""`make bench`: all benchmarks, or those named as arguments; `registry` stands for all of the registry's.
+"""`make bench`: all benchmarks, or those named as arguments; `registry` and `data` stand for all of theirs.
 
-`--quick` takes smaller models where a benchmark has a size.
+`--quick` takes smaller models or fewer rows where a benchmark has a size.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import sys
 
 from benchmarks import (
     catalog_scale,
+    data,
     first_prediction,
     sealed_load,
     sealed_publish,
@@ -30,8 +31,15 @@ BENCHMARKS = {
     "load_reads": sealed_reads.main,
     "load_s3": sealed_remote.main,
     "publish": sealed_publish.main,
+    "ingest_throughput": data.throughput,
+    "ingest_memory": data.memory,
+    "ingest_sealing": data.sealing,
+    "read_for_training": data.reading,
 }
-GROUPS = {"registry": ["load_warm", "load_cold", "load_memory", "load_reads", "load_s3", "publish", "catalog_scale"]}
+GROUPS = {
+    "registry": ["load_warm", "load_cold", "load_memory", "load_reads", "load_s3", "publish", "catalog_scale"],
+    "data": ["ingest_throughput", "ingest_memory", "ingest_sealing", "read_for_training"],
+}
 
 
 def main() -> int:

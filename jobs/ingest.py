@@ -11,6 +11,7 @@ import sys
 from lightmill.records.assets import DatasetCard
 from lightmill.records.dataset_spec import DatasetSpec
 from lightmill.records.jobs import JobKind
+from lightmill.records.preparation import Python
 from lightmill.wiring.job import JobContext, run_job
 
 
@@ -28,14 +29,23 @@ def work(context: JobContext, spec: DatasetSpec) -> dict[str, object]:
         context.platform.location,
         context.provenance.model_copy(update={"spec": spec.model_dump(mode="json")}),
         context.report,
+        context.platform.settings.home / "ingest",
+        allow_python=context.platform.settings.allow_python_steps,
     )
-    profile = DatasetCard.model_validate(summary.card).profile
+    card = DatasetCard.model_validate(summary.card)
+    profile = card.profile
     return {
         "dataset_version": str(summary.id),
         "digest": summary.id.digest,
+        "content_digest": card.content_digest,
         "profile": profile.model_dump(mode="json", exclude={"columns"}),
     }
 
 
+def functions(context: JobContext, spec: DatasetSpec) -> list[str]:
+    """Name the functions of `python` steps."""
+    return [step.function for step in spec.prepare if isinstance(step, Python)]
+
+
 if __name__ == "__main__":
-    sys.exit(run_job(JobKind.INGEST, DatasetSpec, lambda spec: spec.name, work))
+    sys.exit(run_job(JobKind.INGEST, DatasetSpec, lambda spec: spec.name, work, functions))

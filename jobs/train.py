@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 
 from lightmill.records.jobs import JobKind
+from lightmill.records.preparation import Python
+from lightmill.records.references import AssetKind, parse_reference
 from lightmill.records.specs import TrainSpec
 from lightmill.wiring.job import JobContext, run_job
 
@@ -25,9 +27,19 @@ def work(context: JobContext, spec: TrainSpec) -> dict[str, object]:
         context.platform.location,
         context.provenance,
         Watchers(report=context.report, on_epoch=context.on_epoch),
+        allow_python=context.platform.settings.allow_python_steps,
     )
     return {"model_version": str(summary.id), "digest": summary.id.digest, "metrics": summary.metrics}
 
 
+def functions(context: JobContext, spec: TrainSpec) -> list[str]:
+    """Name the functions of `python` steps that the dataset leaves for training."""
+    registry = context.platform.registry
+    version = registry.resolve(AssetKind.DATASET, parse_reference(spec.dataset))
+    card = registry.open(version).manifest.dataset
+    steps = card.training.fitted.steps if card and card.training else ()
+    return [step.function for step in steps if isinstance(step, Python)]
+
+
 if __name__ == "__main__":
-    sys.exit(run_job(JobKind.TRAIN, TrainSpec, lambda spec: spec.model, work))
+    sys.exit(run_job(JobKind.TRAIN, TrainSpec, lambda spec: spec.model, work, functions))

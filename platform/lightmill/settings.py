@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     num_gpus: int | None = Field(default=None, ge=0)
     object_store_bytes: int | None = Field(default=None, ge=80_000_000)
     promotion_requires: str = ""
+    allow_python_steps: bool = False
+    serve_python_steps: bool = False
     cache_path: Path | None = None
     cache_bytes: int | None = Field(default=None, ge=0)
     spill_path: Path | None = None
@@ -183,6 +185,8 @@ class Settings(BaseSettings):
             "LIGHTMILL_STORE": self.store_url,
             "LIGHTMILL_WORKSPACE": self.workspace,
             "LIGHTMILL_PROMOTION_REQUIRES": self.promotion_requires,
+            "LIGHTMILL_ALLOW_PYTHON_STEPS": str(self.allow_python_steps),
+            "LIGHTMILL_SERVE_PYTHON_STEPS": str(self.serve_python_steps),
             "LIGHTMILL_PASSPHRASE_FILE": str(self.passphrase_file or ""),
             "LIGHTMILL_HOST": self.host,
             "LIGHTMILL_HTTP_PORT": str(self.http_port),

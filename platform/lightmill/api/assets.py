@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
@@ -20,6 +21,7 @@ from lightmill.records.assets import (
     VersionSummary,
 )
 from lightmill.records.base import Record
+from lightmill.records.dataset_versions import DatasetDiff, RowTrace
 from lightmill.records.profile import ProfileRecord
 from lightmill.records.references import AssetKind
 from lightmill.records.search import PAGE_MAX, QUERY_MAX, ROWS_MAX, SearchPage
@@ -149,6 +151,28 @@ def _of_datasets(router: APIRouter, service: AssetService) -> None:
         limit: Annotated[int, Query(ge=1, le=ROWS_MAX)] = 100,
     ) -> dict[str, list[Any]]:
         return service.rows(f"{name}@{selector}", split, offset, limit).to_pydict()
+
+    @router.get("/datasets/{name}/versions/{selector}/row")
+    def row(
+        name: str,
+        selector: str,
+        row_id: int | None = None,
+        split: str = "train",
+        position: Annotated[int, Query(ge=0)] = 0,
+    ) -> RowTrace:
+        return service.row(f"{name}@{selector}", row_id, split, position)
+
+    @router.get("/datasets/{name}/versions/{selector}/diff")
+    def diff(name: str, selector: str, new: str) -> DatasetDiff:
+        return service.diff(f"{name}@{selector}", new)
+
+    @router.get("/datasets/{name}/versions/{selector}/croissant")
+    def croissant(name: str, selector: str) -> dict[str, Any]:
+        return json.loads(service.describe_dataset(f"{name}@{selector}")[0])
+
+    @router.get("/datasets/{name}/versions/{selector}/card")
+    def card(name: str, selector: str) -> str:
+        return service.describe_dataset(f"{name}@{selector}")[1]
 
     @router.get("/datasets/{name}/versions/{selector}/profile")
     def profile(name: str, selector: str) -> ProfileRecord:

@@ -10,8 +10,10 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     RowMapping,
+    Text,
     and_,
     case,
+    cast,
     delete,
     exists,
     func,
@@ -138,6 +140,11 @@ class Versions:
         """Return the versions made from this dataset or model version, by name and then newest first."""
         made = or_(versions.c.dataset_digest == version.digest, versions.c.base_digest == version.digest)
         return self._summaries(made, assets.c.kind, assets.c.name, versions.c.seq.desc())
+
+    def evaluated_on(self, version: VersionId) -> builtins.list[VersionSummary]:
+        """Return the versions that were evaluated on this dataset version, by name and then newest first."""
+        names = cast(versions.c.evaluations, Text).contains(version.digest)
+        return self._summaries(and_(_LIVE, names), assets.c.kind, assets.c.name, versions.c.seq.desc())
 
     def assets(
         self, kind: AssetKind, *, deleted: bool = False, after: str = "", limit: int | None = None

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lightmill.cli import aliases, exchange, search, versions
+from lightmill.cli import aliases, dataset_versions, exchange, retention, search, versions
 from lightmill.cli import datasets as dataset_commands
 from lightmill.cli.output import JsonOption, print_facts, print_json, print_table, size_text
 from lightmill.records.assets import AssetSummary, VersionDetail, VersionSummary
@@ -25,6 +25,7 @@ def add_to(app: typer.Typer) -> None:
     datasets = _group(AssetKind.DATASET, lambda client: client.datasets)
     datasets.command("rows")(rows)
     dataset_commands.add_to(datasets)
+    dataset_versions.add_to(datasets)
     models = _group(AssetKind.MODEL, lambda client: client.models)
     versions.add_for_models(models)
     exchange.add_to(models)
@@ -57,6 +58,7 @@ def _group(kind: AssetKind, pick: Pick) -> typer.Typer:
     aliases.add_to(group, kind, pick)
     versions.add_to(group, kind, pick)
     search.add_to(group, kind, pick)
+    retention.add_to(group, kind)
     return group
 
 

@@ -8,8 +8,12 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from lightmill.catalog import Catalog
+from lightmill.datasets.described import described
+from lightmill.datasets.diff import diff
+from lightmill.datasets.exporting import describe_sealed
 from lightmill.datasets.profiles import read_profile
 from lightmill.datasets.reading import read_rows
+from lightmill.datasets.tracing import trace_position, trace_row
 from lightmill.errors import ConflictError, RequestError
 from lightmill.records.annotations import Change, Evaluated, Evaluation, Stage, StageChanged
 from lightmill.records.assets import (
@@ -23,6 +27,7 @@ from lightmill.records.assets import (
     VersionSummary,
 )
 from lightmill.records.base import now_iso
+from lightmill.records.dataset_versions import DatasetDiff, RowTrace
 from lightmill.records.profile import ProfileRecord
 from lightmill.records.references import AssetKind, VersionId, parse_reference
 from lightmill.records.search import (
@@ -35,7 +40,7 @@ from lightmill.records.search import (
     parse_order,
     parse_query,
 )
-from lightmill.registry import Registry, RegistryLocation
+from lightmill.registry import OpenVersion, Registry, RegistryLocation
 from lightmill.registry.promotion import decide
 
 
@@ -124,13 +129,29 @@ class AssetService:
 
     def rows(self, reference: str, split: str, offset: int, limit: int) -> pa.Table:
         """Return rows of a dataset version in its stored columns; limit is at most ROWS_MAX."""
-        id = self._registry.resolve(AssetKind.DATASET, parse_reference(reference))
-        version = self._registry.open(id)
+        version = self._dataset(reference)
         return read_rows(version, self._location, split, offset, min(limit, ROWS_MAX))
+
+    def row(self, reference: str, row_id: int | None, split: str, position: int) -> RowTrace:
+        """Return a row of a dataset version by its id, or by its place in a split, with where it comes from."""
+        version = self._dataset(reference)
+        return trace_position(version, split, position) if row_id is None else trace_row(version, row_id)
+
+    def diff(self, old: str, new: str) -> DatasetDiff:
+        """Return how two dataset versions differ, by manifest and profile; NotFoundError if there is no such one."""
+        return diff(described(self._dataset(old)), described(self._dataset(new)))
+
+    def describe_dataset(self, reference: str) -> tuple[str, str]:
+        """Return the Croissant metadata and the card of a dataset version, as they are printed."""
+        version = self._dataset(reference)
+        return describe_sealed(version, self._registry.notes(version.id))
+
+    def _dataset(self, reference: str) -> OpenVersion:
+        return self._registry.open(self._registry.resolve(AssetKind.DATASET, parse_reference(reference)))
 
     def profile(self, reference: str) -> ProfileRecord:
         """Return the profile of a dataset version; NotFoundError if there is none of either."""
-        return read_profile(self._registry.open(self._registry.resolve(AssetKind.DATASET, parse_reference(reference))))
+        return read_profile(self._dataset(reference))
 
     def _listed(self, id: VersionId | None) -> VersionSummary | None:
         return self._catalog.versions.find(id) if id else None

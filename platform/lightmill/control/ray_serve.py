@@ -29,10 +29,13 @@ PROBE_S = 2.0
 class ServeAdapter:
     """Endpoints as Serve applications of the cluster that this process is part of."""
 
-    def __init__(self, location: RegistryLocation, base_url: str, *, loopback: bool) -> None:
+    def __init__(
+        self, location: RegistryLocation, base_url: str, *, loopback: bool, allow_python: bool = False
+    ) -> None:
         self._location = location
         self._base_url = base_url
         self._loopback = loopback
+        self._allow_python = allow_python
         self._answering: set[str] = set()
 
     def seen(self) -> dict[str, Seen]:
@@ -72,7 +75,15 @@ class ServeAdapter:
 
         An equal specification, version and `attempt` restart nothing; other keys reach the replicas as they run.
         """
-        application = build_application(spec, version, self._location, keys, loopback=self._loopback, attempt=attempt)
+        application = build_application(
+            spec,
+            version,
+            self._location,
+            keys,
+            loopback=self._loopback,
+            allow_python=self._allow_python,
+            attempt=attempt,
+        )
         target = serve.RunTarget(application, name=application_name(spec.name), route_prefix=route_prefix(spec.name))
         serve.run_many([target], wait_for_applications_running=False, wait_for_ingress_deployment_creation=False)
 

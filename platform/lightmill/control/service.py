@@ -95,7 +95,10 @@ class ControlService:
         parsed = parse_spec(TrainSpec, spec, "The training specification")
         dataset = self.assets.version(AssetKind.DATASET, parsed.dataset)
         features, classes = dataset.card.get("features"), dataset.card.get("classes")
-        if isinstance(features, dict) and isinstance(classes, list):
+        if parsed.objective == "causal_lm":
+            if not dataset.card.get("tokens"):
+                raise RequestError(f"Dataset {parsed.dataset} has no token ids to train on.")
+        elif isinstance(features, dict) and isinstance(classes, list):
             if not classes:
                 raise RequestError(f"Dataset {parsed.dataset} has no label to train on.")
             parsed.architecture.with_sizes(inputs=math.prod(features["shape"]), classes=len(classes))

@@ -18,6 +18,8 @@ def single(column: pa.ChunkedArray, name: str) -> pa.Array:
     Raises:
         RequestError: It holds more than 2 GiB of text.
     """
+    if column.num_chunks == 1:
+        return column.chunk(0)  # combining would copy it
     found = column.combine_chunks()
     if not isinstance(found, pa.ChunkedArray):
         return found

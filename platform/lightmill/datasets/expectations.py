@@ -46,7 +46,7 @@ class Judgement:
         row_id: int64 [rows].
         verdict: int8 [rows], an index into `verdicts.REASONS`; 0 is a row to keep.
         column: int32 [rows], the index in `table` of the column that is to blame, -1 for rows to keep.
-        digest: uint64 [rows, 2] of the columns that are not ignored, after clipping.
+        digested: The names of the columns that are not ignored, of which `digest` is.
         keys: For each unique column: the digests of its values in the rows to keep; null repeats nothing.
         tally: What adds up.
     """
@@ -55,9 +55,14 @@ class Judgement:
     row_id: npt.NDArray[np.int64]
     verdict: npt.NDArray[np.int8]
     column: npt.NDArray[np.int32]
-    digest: Words
+    digested: tuple[str, ...]
     keys: dict[str, Repeats]
     tally: Tally
+
+    @property
+    def digest(self) -> Words:
+        """Return uint64 [rows, 2], digests of the rows after clipping; computed each time, and dear: ask once."""
+        return row_digests([single(self.table.column(name), name) for name in self.digested], len(self.row_id))
 
     @property
     def kept(self) -> pa.Table:
@@ -136,7 +141,6 @@ class Judge:
             for (name, column), array in zip(self._columns, arrays, strict=True)
             if column.unique
         }
-        counted = [array for (_, column), array in zip(self._columns, arrays, strict=True) if column.role != "ignore"]
         names = [name for name, _ in self._columns]
         tally = Tally(
             rows=rows,
@@ -150,7 +154,7 @@ class Judge:
             row_id=row_id,
             verdict=verdict,
             column=blame,
-            digest=row_digests(counted, rows),
+            digested=tuple(name for name, column in self._columns if column.role != "ignore"),
             keys=keys,
             tally=tally,
         )

@@ -43,9 +43,14 @@ class _VersionKeys(pe.KmsClient):
         return cipher.decrypt(wrapped[:12], wrapped[12:], master_key_identifier.encode())
 
 
+def tag_name(number: int) -> str:
+    """Return the name of the key of a tag, by its place among the tags of a file."""
+    return f"tag-{number}"
+
+
 def tag_keys(columns: Sequence[str], tags: Mapping[str, str]) -> dict[str, list[str]]:
     """Return key name to columns: a subkey per tag (numbered, so that the file shows no tag), one for the rest."""
-    numbered = {tag: f"tag-{n}" for n, tag in enumerate(sorted(set(tags.values())))}
+    numbered = {tag: tag_name(n) for n, tag in enumerate(sorted(set(tags.values())))}
     keys: dict[str, list[str]] = {}
     for column in columns:
         keys.setdefault(numbered[tags[column]] if column in tags else DATA_KEY, []).append(column)
@@ -85,6 +90,18 @@ def read_encrypted(data: bytes, subkey: Subkey, name: str, columns: Sequence[str
             columns=list(columns) if columns else None,
             decryption_properties=properties,
         )
+    except (OSError, pa.ArrowException, InvalidTag) as exc:
+        raise IntegrityError(f"Dataset file {name} does not decrypt; restore it from a backup.") from exc
+
+
+def read_encrypted_schema(data: bytes, subkey: Subkey, name: str) -> pa.Schema:
+    """Return the columns of an encrypted Parquet file; errors as `read_encrypted`."""
+    if data[:4] != ENCRYPTED_MAGIC:
+        raise IntegrityError(f"Dataset file {name} is not encrypted; it was replaced. Restore it from a backup.")
+    factory = pe.CryptoFactory(lambda _: _VersionKeys(subkey))
+    try:
+        properties = factory.file_decryption_properties(pe.KmsConnectionConfig())
+        return pq.read_schema(pa.BufferReader(data), decryption_properties=properties)
     except (OSError, pa.ArrowException, InvalidTag) as exc:
         raise IntegrityError(f"Dataset file {name} does not decrypt; restore it from a backup.") from exc
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import ray
 
+from lightmill.datasets.carried import stored_columns
 from lightmill.datasets.columns import FEATURES, LABEL, ROW_ID
-from lightmill.datasets.expectations import class_codes
-from lightmill.datasets.judging import find
+from lightmill.datasets.judging import KeptRows
 from lightmill.datasets.quarantine import quarantine, unreadable
-from lightmill.datasets.rows import Blocks, RowReader
+from lightmill.datasets.rows import Blocks
 from lightmill.datasets.sealed import SPLIT_COLUMN, PreparedBlock
 from lightmill.datasets.splitting import Codes
 from lightmill.datasets.verdicts import TYPE, UNREADABLE, action_for, bad_rows
@@ -24,7 +23,7 @@ from lightmill.models.preparation.applying import Preparation, Resources
 from lightmill.models.preparation.stages import Found, writes
 from lightmill.models.preprocessing import Preparation as InPlace
 from lightmill.records.dataset_spec import DatasetSpec
-from lightmill.records.fitted import FittedPreparation, FittedStandardize
+from lightmill.records.fitted import FittedPreparation, FittedStandardize, TrainingPreparation
 from lightmill.records.preparation import Features
 from lightmill.records.signature import Preprocessing, Standardize
 from lightmill.records.splitting import SPLITS
@@ -62,32 +61,34 @@ class Prepare:
     """Turns a block of source rows into the rows that are sealed, rejected ones included.
 
     Args:
-        reader: Judges and masks.
-        shared: Refers to (row ids, splits, verdicts) in Ray.
+        kept: Judges, masks, and tells splits.
+        blocks: Where the rows come from.
         preprocessing: The preparation, where it is of one tensor in place.
-        fitted: The preparation otherwise.
+        fitted: The preparation otherwise, as far as it applies before rows are sealed.
         dropped: What `deduplicate` steps leave out; refers to a mapping in Ray.
+        training: What is left of the preparation for training.
+        resources: What the steps need.
     """
 
     def __init__(
         self,
-        reader: RowReader,
+        kept: KeptRows,
         blocks: Blocks,
         spec: DatasetSpec,
-        shared: Any,
         preprocessing: Preprocessing | None,
         fitted: FittedPreparation,
         dropped: Any,
-        folder: Path,
+        training: TrainingPreparation | None,
+        resources: Resources,
     ) -> None:
-        self._reader = reader
+        self._kept = kept
         self._blocks = blocks
         self._spec = spec
-        self._shared = shared
         self._preprocessing = preprocessing
         self._fitted = fitted
         self._dropped = dropped
-        self._folder = folder
+        self._training = training
+        self._resources = resources
         self._steps: Preparation | None = None
         self._rewritten = {name for step in spec.prepare for name in (writes(step) or ())}
 
@@ -96,21 +97,11 @@ class Prepare:
 
     def __call__(self, block: pa.Table) -> PreparedBlock:
         """Return what is sealed of a block."""
-        judged = self._reader.judged(block)
-        judgement = judged.judgement
-        ids, splits, verdicts = ray.get(self._shared)
-        split = find(ids, splits, judgement.row_id)
-        verdict = find(ids, verdicts, judgement.row_id)
-        keep = split >= 0
-        row_id = judgement.row_id[keep]
-        kept = judgement.table.filter(pa.array(keep))
-        table, _ = self._reader.masked(kept, row_id)
-        out = self._prepared(table, self._labels(kept), row_id, split[keep])
-        return PreparedBlock(rows=out, aside=self._aside(judged.source, judgement, verdict, judged.bad))
-
-    def _labels(self, table: pa.Table) -> npt.NDArray[np.int64] | None:
-        names = self._spec.label_columns()
-        return class_codes(table.column(names[0]), self._spec.classes()) if names else None
+        kept = self._kept.of(block)
+        table, _ = self._kept.reader.masked(kept.table, kept.row_id)
+        out = self._prepared(table, kept.label, kept.row_id, kept.split)
+        judged = kept.judged
+        return PreparedBlock(rows=out, aside=self._aside(judged.source, judged.judgement, kept.verdict, judged.bad))
 
     def _prepared(
         self, table: pa.Table, labels: npt.NDArray[np.int64] | None, row_id: npt.NDArray[np.int64], split: Codes
@@ -142,6 +133,7 @@ class Prepare:
                 for name in done.column_names
                 if name not in declared and name != ROW_ID
             }
+            columns |= stored_columns(done, self._training)
         columns[SPLIT_COLUMN] = pa.array(split)
         for name in self._spec.kept_columns():
             if name in kept.column_names and name not in columns:
@@ -165,13 +157,13 @@ class Prepare:
         lost = [one for one in bad if action_for(TYPE if one.kind == "type" else UNREADABLE, rules) == "quarantine"]
         if lost:
             tables.append(unreadable(lost))
-        masked = [self._reader.masked_aside(table) for table in tables]
+        masked = [self._kept.reader.masked_aside(table) for table in tables]
         return pa.concat_tables(masked, promote_options="default") if masked else pa.table({})
 
     def _preparation(self) -> Preparation:
         if self._steps is None:
             dropped: Mapping[int, npt.NDArray[np.int64]] = ray.get(self._dropped)
-            self._steps = Preparation(self._fitted, resources=Resources(root=self._folder), dropped=dropped)
+            self._steps = Preparation(self._fitted, resources=self._resources, dropped=dropped)
         return self._steps
 
 

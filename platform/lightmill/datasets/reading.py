@@ -40,7 +40,7 @@ def open_version(location: RegistryLocation, id: VersionId) -> OpenVersion:
 def read_file(location: RegistryLocation, id: VersionId, entry: FileEntry, columns: Sequence[str] | None) -> pa.Table:
     """Return one file's rows after its digest has been checked; see `read_object` for the errors."""
     version = open_version(location, id)  # pyright: ignore[reportArgumentType] - frozen records hash
-    return read_encrypted(version.read_object(entry), version.subkey, entry.path, columns)
+    return read_encrypted(version.read_object(entry), version.file_subkey(entry), entry.path, columns)
 
 
 def read_rows(
@@ -65,4 +65,5 @@ def read_rows(
 def feature_rows(table: pa.Table) -> npt.NDArray[np.float32]:
     """Return the prepared features of a table as float32 [rows, features], writable."""
     column = table.column(FEATURES).combine_chunks()
-    return column.flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(column), -1)
+    flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    return flat.reshape(len(column), column.type.list_size)

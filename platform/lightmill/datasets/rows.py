@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import ray
-import ray.data
 from pyarrow import compute
 
 from lightmill.datasets.columns import ROW_ID
@@ -20,7 +18,7 @@ from lightmill.datasets.expectations import Judge, Judgement
 from lightmill.datasets.sources.combine import combine
 from lightmill.datasets.sources.opening import open_source
 from lightmill.datasets.sources.port import ROW_BITS, BadRow, Part, Source
-from lightmill.datasets.sources.ray_source import BAD, RaySource, task_groups
+from lightmill.datasets.sources.ray_source import BAD
 from lightmill.datasets.splitting import needs
 from lightmill.errors import RequestError
 from lightmill.masking import Masker
@@ -40,12 +38,6 @@ class Blocks:
 
     source: Source
     parts: tuple[Part, ...]
-
-    def dataset(self) -> ray.data.Dataset:
-        """Return a lazy Ray dataset: `row_id`, the source's columns, and `bad_row` where a row cannot be read."""
-        source = RaySource(self.source, self.parts, bad_rows="quarantine")
-        # A task a part: with fewer tasks than Ray likes, it would cut blocks up and not read and work in one task.
-        return ray.data.read_datasource(source, override_num_blocks=max(1, len(task_groups(self.parts))))
 
     def locate(self, row_id: int) -> tuple[str, int]:
         """Return the file of a row and its number there, from 1."""

@@ -1,4 +1,4 @@
-"""Sealed dataset files through Ray Data: a datasink that writes a draft, a datasource that reads a version.
+"""Sealed dataset files through Ray Data: tasks that write a draft, a datasource that reads a version.
 
 What travels to Ray's workers is a `RegistryLocation` and ids; each worker opens the key ring itself.
 """
@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 import ray.data
-from ray.data import Datasink, Datasource
-from ray.data.block import BlockAccessor, BlockMetadata
+from ray.data import Datasource
+from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
 from lightmill.datasets.columns import FEATURES, LABEL
-from lightmill.datasets.parquet import write_encrypted
+from lightmill.datasets.content import table_digest
+from lightmill.datasets.parquet import Subkey, write_encrypted
 from lightmill.datasets.reading import read_file, split_files
 from lightmill.records.assets import FileEntry
 from lightmill.records.references import VersionId
@@ -28,6 +30,7 @@ QUARANTINE = "quarantine"
 ROWS_PER_FILE = 250_000
 TOGETHER_ROWS = 50_000
 TOGETHER_BYTES = 32 << 20
+Write = Callable[[pa.Table, Subkey, Mapping[str, str] | None], memoryview]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +41,21 @@ class PreparedBlock:
     aside: pa.Table
 
 
-class SealedSink(Datasink[list[FileEntry]]):
-    """Prepares blocks where they are and writes them as encrypted Parquet objects of a draft, files for each split.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealedRows:
+    """What a task has sealed: its files, and how many rows each class has in each split (split, class code)."""
 
-    A task holds at most the rows of one file for each split.
+    files: tuple[FileEntry, ...] = ()
+    classes: Counter[tuple[int, int]] = field(default_factory=Counter)
+
+    def __add__(self, other: SealedRows) -> SealedRows:
+        return SealedRows(files=(*self.files, *other.files), classes=self.classes + other.classes)
+
+
+class SealTask:
+    """Prepares the blocks of a task and writes them as encrypted Parquet objects of a draft, files for each split.
+
+    It holds at most the rows of one file for each split.
     """
 
     def __init__(
@@ -50,32 +64,39 @@ class SealedSink(Datasink[list[FileEntry]]):
         draft: DraftId,
         tags: Mapping[str, str],
         prepare: Callable[[pa.Table], PreparedBlock],
+        *,
+        first_task: int = 0,
+        write: Write = write_encrypted,
     ) -> None:
         self._location = location
         self._draft = draft
         self._tags = dict(tags)
         self._prepare = prepare
-        self.files: list[FileEntry] = []
+        self._first_task = first_task
+        self._write = write
 
-    def get_name(self) -> str:
-        """Return the name that Ray shows."""
-        return "Sealed"
-
-    def write(self, blocks: Iterable[object], ctx: object) -> list[FileEntry]:
-        """Prepare and seal this task's blocks; runs in a Ray worker."""
-        writer = _Writer(self._location.open().join(self._draft), self._tags, ctx.task_idx)  # pyright: ignore[reportAttributeAccessIssue]
-        for table in _together(BlockAccessor.for_block(block).to_arrow() for block in blocks):  # pyright: ignore[reportArgumentType]
+    def __call__(self, blocks: Iterator[pa.Table], number: int) -> SealedRows:
+        """Prepare and seal; runs in a Ray worker."""
+        writer = _Writer(self._location.open().join(self._draft), self._tags, self._first_task + number, self._write)
+        classes: Counter[tuple[int, int]] = Counter()
+        for table in _together(blocks):
             found = self._prepare(table)
             code = found.rows.column(SPLIT_COLUMN).to_numpy()
             rows = found.rows.drop_columns([SPLIT_COLUMN])
-            for number, split in enumerate(SPLITS):
-                writer.add(split, rows.filter(pa.array(code == number)))
+            for index, split in enumerate(SPLITS):
+                mine = rows.filter(pa.array(code == index))
+                writer.add(split, mine)
+                classes.update(_counted(mine, index))
             writer.add(QUARANTINE, found.aside)
-        return writer.finish()
+        return SealedRows(files=tuple(writer.finish()), classes=classes)
 
-    def on_write_complete(self, write_result: object) -> None:
-        """Collect what the tasks wrote, on the driver."""
-        self.files = [entry for entries in write_result.write_returns for entry in entries]  # pyright: ignore[reportAttributeAccessIssue]
+
+def _counted(rows: pa.Table, split: int) -> dict[tuple[int, int], int]:
+    """Return the rows of each class, where there is a label."""
+    if LABEL not in rows.column_names:
+        return {}
+    codes, counts = np.unique(rows.column(LABEL).to_numpy(), return_counts=True)
+    return {(split, int(code)): int(count) for code, count in zip(codes, counts, strict=True)}
 
 
 def _together(blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -97,10 +118,11 @@ def _together(blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:
 class _Writer:
     """Gathers rows by group and writes a file when there are enough."""
 
-    def __init__(self, draft: Draft, tags: Mapping[str, str], task: int) -> None:
+    def __init__(self, draft: Draft, tags: Mapping[str, str], task: int, write: Write) -> None:
         self._draft = draft
         self._tags = dict(tags)
         self._task = task
+        self._write = write
         self._waiting: dict[str, list[pa.Table]] = {}
         self._written: Counter[str] = Counter()
         self._entries: list[FileEntry] = []
@@ -125,7 +147,7 @@ class _Writer:
             return
         rows = pa.concat_tables(tables, promote_options="default")
         tags = {name: tag for name, tag in self._tags.items() if name in rows.column_names}
-        digest, size = self._draft.put_object(write_encrypted(rows, self._draft.subkey, tags))
+        digest, size = self._draft.put_object(self._write(rows, self._draft.subkey, tags))
         entry = FileEntry(
             path=f"{group}/{self._task:05d}-{self._written[group]:05d}.parquet",
             size=size,
@@ -133,6 +155,7 @@ class _Writer:
             object=digest,
             rows=rows.num_rows,
             group=group,
+            content=table_digest(rows),
         )
         self._written[group] += 1
         self._entries.append(entry)

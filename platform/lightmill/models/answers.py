@@ -1,8 +1,10 @@
-"""What a classifier answers, and the signature that says so. No torch: the control plane and the batcher use it."""
+"""What models answer, and the signatures that say so. No torch: the control plane and the batcher use it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,24 @@ from lightmill.records.signature import Signature, TensorSpec
 
 PROBABILITIES = "probabilities"
 LABEL = "label"
+LOGITS = "logits"
+
+
+class Rows(Protocol):
+    """Answers to some rows, which can be cut and joined."""
+
+    def rows(self, start: int, stop: int) -> Self:
+        """Return the answers of rows start to stop."""
+        ...
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Return the answers of some requests as one."""
+        ...
+
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return every output by its name, rows first."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +46,38 @@ class Answers:
         """Return the answers of rows start to stop."""
         return Answers(probabilities=self.probabilities[start:stop], label=self.label[start:stop])
 
+    @classmethod
+    def joined(cls, parts: Sequence[Answers]) -> Answers:
+        """Return the answers of some requests as one."""
+        return cls(
+            probabilities=np.concatenate([part.probabilities for part in parts]),
+            label=np.concatenate([part.label for part in parts]),
+        )
+
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return every output by its name."""
+        return {PROBABILITIES: self.probabilities, LABEL: self.label}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logits:
+    """`logits` float32 [rows, length, vocabulary]: what may follow each token."""
+
+    logits: npt.NDArray[np.float32]
+
+    def rows(self, start: int, stop: int) -> Logits:
+        """Return the answers of rows start to stop."""
+        return Logits(logits=self.logits[start:stop])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Logits]) -> Logits:
+        """Return the answers of some requests as one."""
+        return cls(logits=np.concatenate([part.logits for part in parts]))
+
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return every output by its name."""
+        return {LOGITS: self.logits}
+
 
 def signature_of(features: TensorSpec, classes: int, preparation: TabularPreparation | None = None) -> Signature:
     """Return the signature of a classifier: its features as one input, or the columns they are prepared from."""
@@ -36,4 +88,12 @@ def signature_of(features: TensorSpec, classes: int, preparation: TabularPrepara
             TensorSpec(name=PROBABILITIES, datatype="FP32", shape=(-1, classes)),
             TensorSpec(name=LABEL, datatype="INT64", shape=(-1,)),
         ),
+    )
+
+
+def signature_of_tokens(name: str, vocabulary: int) -> Signature:
+    """Return the signature of a language model: token ids of any length to the logits of what follows each."""
+    return Signature(
+        inputs=(TensorSpec(name=name, datatype="INT64", shape=(-1, -1)),),
+        outputs=(TensorSpec(name=LOGITS, datatype="FP32", shape=(-1, -1, vocabulary)),),
     )

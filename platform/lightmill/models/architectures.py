@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lightmill.errors import RequestError
+from lightmill.models.decoder import decoder
 from lightmill.records.signature import Architecture
 
 Builder = Callable[..., nn.Module]
@@ -51,7 +52,8 @@ def logistic(*, inputs: int, classes: int) -> nn.Module:
     return nn.Linear(inputs, classes)
 
 
-ARCHITECTURES: dict[str, Builder] = {"convnet": convnet, "logistic": logistic, "mlp": mlp}
+ARCHITECTURES: dict[str, Builder] = {"convnet": convnet, "decoder": decoder, "logistic": logistic, "mlp": mlp}
+OF_TOKENS = frozenset({"decoder"})
 
 
 def build_module(architecture: Architecture) -> nn.Module:

@@ -16,11 +16,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from lightmill.errors import RequestError
-from lightmill.models.preparation.applying import Preparation
+from lightmill.models.preparation.applying import Preparation, Resources
 from lightmill.records.fitted import InputColumn, TabularPreparation
+from lightmill.records.preparation import Python
 from lightmill.records.signature import Datatype, TensorSpec
 
 FEATURES = "features"
+SERVED_BY = "LIGHTMILL_SERVE_PYTHON_STEPS"
 _DATATYPES: dict[str, Datatype] = {
     "bool": "BOOL",
     "uint8": "UINT8",
@@ -52,14 +54,21 @@ def input_specs(preparation: TabularPreparation) -> tuple[TensorSpec, ...]:
 class TabularInputs:
     """Turns columns of values into features. Thread-safe: nothing of it changes."""
 
-    def __init__(self, record: TabularPreparation) -> None:
-        """Make the preparation ready.
+    def __init__(self, record: TabularPreparation, *, allow_python: bool = False) -> None:
+        """Make the preparation ready; `allow_python` lets its `python` steps call functions.
 
         Raises:
-            RequestError: A step needs a package that is not installed, or calls a function.
+            RequestError: A step needs a package that is not installed, or calls a function and may not.
         """
+        if not record.fitted.portable and not allow_python:
+            calls = next(step.function for step in record.fitted.steps if isinstance(step, Python))
+            raise RequestError(
+                f"The model's preparation calls the function {calls!r}, and serving runs no code of a model's author "
+                f"unless it is told to. Where that code is trusted, install it on every node, set {SERVED_BY}=true and "
+                "start the platform again."
+            )
         self._columns = {column.name: column for column in record.columns}
-        self._preparation = Preparation(record.fitted)
+        self._preparation = Preparation(record.fitted, resources=Resources(allow_python=allow_python))
         self._width = record.width
 
     @property

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from lightmill.records.annotations import Notes, Stage
 from lightmill.records.base import Record
-from lightmill.records.fitted import TabularPreparation
+from lightmill.records.fitted import TabularPreparation, TokenPreparation, TrainingPreparation
 from lightmill.records.masking import MaskingReport
 from lightmill.records.references import AssetKind, VersionId
 from lightmill.records.signature import Architecture, Preprocessing, Signature, TensorSpec
@@ -52,7 +52,9 @@ class FileEntry(Record):
 
     A file in blobs has `pieces`; an encrypted Parquet file is an object of its own and has `object` (the
     SHA-256 of its bytes, which is its name) instead. `sha256` is of the plaintext for the former and of the
-    encrypted bytes for the latter. `group` is the split that a dataset's file belongs to.
+    encrypted bytes for the latter. `group` is the split that a dataset's file belongs to, `content` the digest of
+    its table (see `datasets.content`), `lender` the place in the manifest's `lenders` of the version that wrote it,
+    None for this one.
     """
 
     path: str
@@ -62,6 +64,15 @@ class FileEntry(Record):
     object: str | None = None
     rows: int | None = None
     group: str | None = None
+    content: str | None = None
+    lender: int | None = None
+
+
+class Lender(Record):
+    """An earlier version whose Parquet files this one shares, and their keys (hex) by name."""
+
+    seq: int
+    subkeys: dict[str, str] = Field(repr=False)
 
 
 class CodeState(Record):
@@ -121,6 +132,20 @@ class SourceFile(Record):
     sha256: str
 
 
+class RowOrigin(Record):
+    """Which entry of a card's `sources` the rows of file positions from `first` on come from.
+
+    The file position is the high part of a row id. Position `first + n` is entry `source + n`; with `rows_are_files`,
+    every position is a group of so many entries, one for each row. With `part`, position `first` alone is that part of
+    entry `source`, such as a key range of a table.
+    """
+
+    first: int
+    source: int
+    rows_are_files: int | None = None
+    part: str = ""
+
+
 class DatasetCard(Record):
     """What a dataset version is.
 
@@ -128,7 +153,13 @@ class DatasetCard(Record):
     any), the prepared `features` float32 [feature_size] as a fixed-size list, and, if `source_columns` is not empty,
     the cleaned source columns by those names. Rows kept aside are files of the group `quarantine`.
 
-    Where `preparation` is given, rows of named columns are prepared by it, and `preprocessing` has no steps.
+    Where `preparation` is given, rows of named columns are prepared by it, and `preprocessing` has no steps. `origins`
+    say where row ids lead, in order of `first`; without any, file position n is entry n of `sources`. Where `tokens` is
+    given, rows hold token ids. Where `training` is given, files hold its `columns` instead of `features`, and its steps
+    lead there.
+
+    `content_digest` is the same for every version that holds the same rows, however often and wherever they are sealed;
+    `appended_to` is the number of the version whose files this one shares.
     """
 
     features: TensorSpec
@@ -140,10 +171,18 @@ class DatasetCard(Record):
     description: str = ""
     licence: str = ""
     preparation: TabularPreparation | None = None
+    origins: tuple[RowOrigin, ...] = ()
+    content_digest: str = ""
+    appended_to: int | None = None
+    tokens: TokenPreparation | None = None
+    training: TrainingPreparation | None = None
 
 
 class ModelCard(Record):
-    """What a model version is: enough to build it, feed it and judge it."""
+    """What a model version is: enough to build it, feed it and judge it.
+
+    A language model has `tokens`, which say how its token ids are made, and no classes.
+    """
 
     architecture: Architecture
     preprocessing: Preprocessing
@@ -151,6 +190,7 @@ class ModelCard(Record):
     classes: tuple[str, ...]
     metrics: dict[str, float]
     preparation: TabularPreparation | None = None
+    tokens: TokenPreparation | None = None
 
 
 class RunCard(Record):
@@ -175,6 +215,7 @@ class Manifest(Record):
     tensors: tuple[TensorEntry, ...] = ()
     safetensors_header: str = ""
     blobs: tuple[BlobEntry, ...] = ()
+    lenders: tuple[Lender, ...] = ()
     dataset: DatasetCard | None = None
     model: ModelCard | None = None
     run: RunCard | None = None

@@ -45,7 +45,8 @@ class FeaturesSpec(Record):
 class DatasetSpec(Spec):
     """A source or several, their declared schema, and how to check, mask, split and prepare the rows.
 
-    A preparation step by column that names no columns takes all feature columns.
+    A preparation step by column that names no columns takes all feature columns. With `append` only files that the
+    newest version has not read are read, and added to it; see `datasets.appending`.
     """
 
     name: str
@@ -62,6 +63,7 @@ class DatasetSpec(Spec):
     split: AnySplit = StratifiedSplit()
     prepare: tuple[Step, ...] = ()
     keep_source_columns: bool = True
+    append: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -127,9 +129,8 @@ class DatasetSpec(Spec):
 
     def _check_steps(self, names: set[str]) -> None:
         for step in self.prepare:
-            if step.step == "augment":
-                raise ValueError("`augment` belongs to training, which does not apply it yet; leave it out")
             made = {getattr(step, "output", None)} | ({step.column} if step.step == "derive" else set())
+            made |= {column.name for column in step.makes} if step.step == "python" else set()
             if made & RESERVED_COLUMNS:
                 raise ValueError(f"step {step.step!r} makes a column {min(map(str, made))!r}, which is reserved")
         column = getattr(self.split, "column", None)

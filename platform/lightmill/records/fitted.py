@@ -215,6 +215,44 @@ class TabularPreparation(Record):
     width: int = Field(ge=1)
 
 
+class TokenPreparation(Record):
+    """Token ids that language models train on: `column` holds int32 [length] in each row.
+
+    `segments` names the column of the same shape that tells documents apart: 1, 2, ... for those in a row and 0 for
+    padding, or 1 for a token and 0 for padding; None where nothing says which ids are padding. `vocabulary` is one more
+    than the largest id, None where no tokenizer says. `columns` and `fitted` lead from text to ids, without packing.
+    """
+
+    column: str
+    length: int = Field(ge=1)
+    segments: str | None = None
+    vocabulary: int | None = Field(default=None, ge=1)
+    columns: tuple[InputColumn, ...] = ()
+    fitted: FittedPreparation = FittedPreparation()
+
+
+class StoredColumn(Record):
+    """A column that waits in the files for the rest of its preparation.
+
+    `name` is what the steps call it and `stored` its name in the files; `shape` is that of a tensor.
+    """
+
+    name: str
+    stored: str
+    shape: tuple[int, ...] | None = None
+
+
+class TrainingPreparation(Record):
+    """The steps from the first `augment` on, which apply whenever rows are read, and augment rows of training only.
+
+    `makes` are the columns that they lead to.
+    """
+
+    columns: tuple[StoredColumn, ...]
+    fitted: FittedPreparation
+    makes: tuple[str, ...]
+
+
 def _same_length(record: RecordT, columns: tuple[str, ...], *others: tuple[object, ...]) -> RecordT:
     for other in others:
         if len(other) != len(columns):

@@ -323,19 +323,54 @@ class Deduplicate(Record):
         return self
 
 
-class Python(Record):
-    """Call an installed function, `package.module:function`, with a table; it gives a table of as many rows.
+class MadeColumn(Record):
+    """A column that a function makes: its name, its type, and the shape of a tensor of numbers."""
 
-    A preparation with such a step is not portable: it applies only where the function is installed and allowed.
+    name: str = Field(min_length=1)
+    dtype: Literal[
+        "bool",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "float32",
+        "float64",
+        "string",
+        "binary",
+    ]
+    shape: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _tensors_of_numbers(self) -> Self:
+        if self.shape and self.dtype in ("bool", "string", "binary"):
+            raise ValueError(f"`shape` is for tensors of numbers, but {self.name!r} is {self.dtype}; leave it out")
+        return self
+
+
+class Python(Record):
+    """Call a function, `package.module:function`, with a table of `columns`; it gives a table of the columns `makes`.
+
+    The function treats each row by itself: it gives as many rows in the same order, and takes tables of any number of
+    rows, none included. A preparation with such a step is not portable: it applies only where the function can be
+    imported and is allowed.
     """
 
     step: Literal["python"] = "python"
     function: str
+    columns: Columns
+    makes: tuple[MadeColumn, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _path(self) -> Self:
         if not _FUNCTION.fullmatch(self.function):
             raise ValueError(f"function {self.function!r} must look like 'package.module:function'")
+        names = [column.name for column in self.makes]
+        if len(set(names)) < len(names) or "row_id" in names:
+            raise ValueError(f"`makes` names {names}; name each column once, and not row_id")
         return self
 
 

@@ -47,13 +47,12 @@ class Architecture(Record):
     name: str
     arguments: dict[str, int | float | str | bool | list[int]] = Field(default_factory=dict)
 
-    def with_sizes(self, *, inputs: int, classes: int) -> Architecture:
-        """Return this architecture with the sizes that the dataset decides.
+    def with_sizes(self, **sizes: int) -> Architecture:
+        """Return this architecture with the sizes that the dataset decides, by the names of their arguments.
 
         Raises:
             RequestError: The specification gives one of the sizes, and the dataset has another.
         """
-        sizes = {"inputs": inputs, "classes": classes}
         for key, value in sizes.items():
             given = self.arguments.get(key, value)
             if given != value:

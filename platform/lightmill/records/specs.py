@@ -16,6 +16,7 @@ from lightmill.errors import NotFoundError, RequestError
 from lightmill.records.base import Record
 from lightmill.records.references import check_alias, check_name, parse_reference
 from lightmill.records.signature import Architecture
+from lightmill.records.splitting import DistributionSpec
 
 SPEC_MAX_BYTES = 1 << 20
 SpecT = TypeVar("SpecT", bound="Spec")
@@ -40,18 +41,22 @@ class WorkerResources(Record):
 class TrainSpec(Spec):
     """`train.yaml`: a dataset, an architecture and how to optimize it.
 
-    `batch_size` counts the rows of one step over all workers. `alias` is moved to the new version.
+    `objective` is what is minimized: `cross_entropy` of a label, or `causal_lm`, the cross-entropy of each next token.
+    `batch_size` counts the rows of one step over all workers. `distribution` says which worker gets which rows; without
+    it rows go to the workers as they are read, as many to each. `alias` is moved to the new version.
     """
 
     model: str
     dataset: str
     architecture: Architecture
+    objective: Literal["cross_entropy", "causal_lm"] = "cross_entropy"
     epochs: int = Field(default=10, ge=1, le=100_000)
     batch_size: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     seed: int = 0
     workers: int = Field(default=2, ge=1, le=4096)
+    distribution: DistributionSpec | None = None
     resources: WorkerResources = WorkerResources()
     keep_checkpoints: int = Field(default=2, ge=1)
     max_failures: int = Field(default=2, ge=0)

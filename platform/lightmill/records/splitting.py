@@ -117,6 +117,23 @@ AnySplit = Annotated[
 SPLIT_ADAPTER: TypeAdapter[Any] = TypeAdapter(AnySplit)
 
 
+class SplitRule(Record):
+    """What tells the split of any row, made from all rows once; see `datasets.splitting`.
+
+    Attributes:
+        spec: What the specification said.
+        keys: The keys of the classes (random, stratified, predicate) or groups (grouped) that were seen, rising.
+        cuts: For each class, below which draws a row is in the first, and in the second split; for sequential and
+            grouped splits once, in times and in draws of groups. None is no limit.
+        splits: For grouped splits the split of each key, an index into SPLITS; other groups go by `cuts`.
+    """
+
+    spec: AnySplit
+    keys: tuple[int, ...] = ()
+    cuts: tuple[tuple[int | float | None, ...], ...] = ()
+    splits: tuple[int, ...] = ()
+
+
 class DistributionSpec(Record):
     """Which training worker gets which rows, every row once.
 

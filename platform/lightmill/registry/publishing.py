@@ -14,6 +14,7 @@ from lightmill.records.assets import (
     CommitRecord,
     DatasetCard,
     FileEntry,
+    Lender,
     Manifest,
     ModelCard,
     Provenance,
@@ -45,6 +46,7 @@ class Content:
     tensors: tuple[TensorEntry, ...] = ()
     safetensors_header: str = ""
     blobs: tuple[BlobEntry, ...] = ()
+    lenders: tuple[Lender, ...] = ()
     dataset: DatasetCard | None = None
     model: ModelCard | None = None
     run: RunCard | None = None
@@ -133,6 +135,7 @@ def _manifest(draft: Draft, content: Content, seq: int, parent: str | None) -> M
         tensors=content.tensors,
         safetensors_header=content.safetensors_header,
         blobs=content.blobs,
+        lenders=content.lenders,
         dataset=content.dataset,
         model=content.model,
         run=content.run,

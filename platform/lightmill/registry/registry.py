@@ -195,7 +195,7 @@ class Registry:
         """
         mid = self.mid(kind, name)
         id = self.resolve(kind, Reference(name=name, selector=str(seq)))
-        users = [*self._aliases_of(id, mid), *self._endpoints_of(id)]
+        users = [*self._aliases_of(id, mid), *self.endpoints_of(id)]
         if users:
             raise ConflictError(
                 f"{kind.capitalize()} {id} is used by {', '.join(users)}; move or delete them first, then delete it."
@@ -212,7 +212,8 @@ class Registry:
     def _aliases_of(self, id: VersionId, mid: str) -> list[str]:
         return [f"alias {name!r}" for name, seq in self.aliases(id.kind, id.name).items() if seq == id.seq]
 
-    def _endpoints_of(self, id: VersionId) -> list[str]:
+    def endpoints_of(self, id: VersionId) -> list[str]:
+        """Return the endpoints that serve or follow a model version, each as `endpoint 'name'`; needs a catalog."""
         if self.catalog is None or id.kind is not AssetKind.MODEL:
             return []
         latest = self.resolve(id.kind, Reference(name=id.name))

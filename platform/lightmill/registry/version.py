@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lightmill.errors import IntegrityError, NotFoundError, RequestError
@@ -51,6 +51,26 @@ class OpenVersion(Confined):
     def subkey(self, name: str) -> bytes:
         """Return the 32-byte key for the Parquet columns or footer called `name`."""
         return parquet_key(self._key, name)
+
+    def file_subkey(self, entry: FileEntry) -> Callable[[str], bytes]:
+        """Return what gives the keys of a Parquet file, by the name of the key: this version's, or its lender's.
+
+        Raises:
+            IntegrityError: (when called) the manifest gives no key of that name.
+        """
+        if entry.lender is None:
+            return self.subkey
+        try:
+            lender = self.manifest.lenders[entry.lender]
+        except IndexError as exc:
+            raise IntegrityError(f"The manifest of {self.id} names no lender {entry.lender}; it is damaged.") from exc
+
+        def subkey(name: str) -> bytes:
+            if name not in lender.subkeys:
+                raise IntegrityError(f"The manifest of {self.id} has no key {name!r} for {entry.path}; it is damaged.")
+            return bytes.fromhex(lender.subkeys[name])
+
+        return subkey
 
     def tensor(self, name: str) -> TensorEntry:
         """Return the entry of a tensor.

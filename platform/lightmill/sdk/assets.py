@@ -15,6 +15,7 @@ from lightmill.records.assets import (
     VersionDetail,
     VersionSummary,
 )
+from lightmill.records.dataset_versions import DatasetDiff, RowTrace
 from lightmill.records.profile import ProfileRecord
 from lightmill.records.references import AssetKind, parse_reference
 from lightmill.records.search import PAGE_MAX, SearchPage
@@ -168,6 +169,27 @@ class Datasets(Assets):
     def rows(self, reference: str, split: str = "test", *, offset: int = 0, limit: int = 100) -> dict[str, Any]:
         """Return rows of a split, column by column; at most 10,000 at a time."""
         return self._transport.get(self._path(reference, "rows"), split=split, offset=offset, limit=limit)
+
+    def row(self, reference: str, row_id: int | None = None, *, split: str = "train", position: int = 0) -> RowTrace:
+        """Return a row with the place in the sources that it was read from: by its id, or by its place in a split.
+
+        Raises:
+            NotFoundError: The version holds no such row.
+        """
+        named = {"split": split, "position": position} if row_id is None else {"row_id": row_id}
+        return RowTrace.model_validate(self._transport.get(self._path(reference, "row"), **named))
+
+    def diff(self, old: str, new: str) -> DatasetDiff:
+        """Return how two versions differ: schema, counts, distributions, sources, preparation; no row is read."""
+        return DatasetDiff.model_validate(self._transport.get(self._path(old, "diff"), new=new))
+
+    def card(self, reference: str) -> str:
+        """Return the card of a version: YAML in front, then Markdown."""
+        return self._transport.get(self._path(reference, "card"))
+
+    def croissant(self, reference: str) -> dict[str, Any]:
+        """Return the Croissant 1.1 metadata of a version; its digests are of the encrypted files on the store."""
+        return self._transport.get(self._path(reference, "croissant"))
 
     def profile(self, reference: str) -> ProfileView:
         """Return the profile of a version, which a notebook shows as a page; NotFoundError if it has none."""

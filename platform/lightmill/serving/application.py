@@ -38,15 +38,18 @@ def build_application(
     keys: Sequence[ApiKey],
     *,
     loopback: bool,
+    allow_python: bool = False,
     attempt: int = 0,
 ) -> Application:
     """Return the application of one endpoint at one version.
 
     A change of version or specification rolls with full surge: new replicas warm up and take traffic before
-    old ones drain. A change of keys alone reaches the replicas without a restart. `attempt` counts deliberate retries
-    of a deployment that failed.
+    old ones drain. A change of keys alone reaches the replicas without a restart. `allow_python` lets `python` steps of
+    the model's preparation call functions. `attempt` counts deliberate retries of a deployment that failed.
     """
-    config = PredictorConfig(spec=spec, version=version, location=location, loopback=loopback)
+    config = PredictorConfig(
+        spec=spec, version=version, location=location, loopback=loopback, allow_python=allow_python
+    )
     deploy: Any = serve.deployment(
         name="predictor",
         max_ongoing_requests=MAX_ONGOING_REQUESTS,

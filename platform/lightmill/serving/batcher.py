@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lightmill.models.answers import Answers
+from lightmill.models.answers import Rows
 
-Compute = Callable[[npt.NDArray[np.float32]], Answers]
-Waiting = tuple[npt.NDArray[np.float32], "asyncio.Future[Answers]"]
+Features = npt.NDArray[Any]
+Compute = Callable[[Features], Rows]
+Waiting = tuple[Features, "asyncio.Future[Any]"]
 
 
 class Batcher:
     """Merges requests up to `max_rows` rows; a larger request is computed alone, `max_rows` at a time.
+
+    Only rows of one shape are merged; requests of another, such as longer texts, wait for the next batch.
 
     `inline` computes on the event loop, which is right for a model faster than a thread's hand-off; other
     models run on one thread, and the loop gathers the next batch meanwhile.
@@ -32,10 +36,10 @@ class Batcher:
         self._timer: asyncio.Handle | None = None
         self._busy = False
 
-    async def predict(self, features: npt.NDArray[np.float32]) -> Answers:
-        """Return the answers for float32 [rows, *shape], computed with whatever else waits."""
+    async def predict(self, features: Features) -> Any:
+        """Return the model's answers for [rows, *shape], computed with whatever else waits."""
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Answers] = loop.create_future()
+        future: asyncio.Future[Any] = loop.create_future()
         self._waiting.append((features, future))
         self._rows += len(features)
         self._schedule(loop)
@@ -73,7 +77,7 @@ class Batcher:
         rows = 0
         while self._waiting:
             features, future = self._waiting[0]
-            if batch and rows + len(features) > self._max_rows:
+            if batch and (rows + len(features) > self._max_rows or features.shape[1:] != batch[0][0].shape[1:]):
                 break
             self._waiting.pop(0)
             self._rows -= len(features)
@@ -82,17 +86,14 @@ class Batcher:
                 rows += len(features)
         return batch
 
-    def _run(self, parts: list[npt.NDArray[np.float32]]) -> Answers:
+    def _run(self, parts: list[Features]) -> Rows:
         merged = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if len(merged) <= self._max_rows:
             return self._compute(merged)
         pieces = [
             self._compute(merged[start : start + self._max_rows]) for start in range(0, len(merged), self._max_rows)
         ]
-        return Answers(
-            probabilities=np.concatenate([piece.probabilities for piece in pieces]),
-            label=np.concatenate([piece.label for piece in pieces]),
-        )
+        return type(pieces[0]).joined(pieces)
 
     def _answer(self, batch: list[Waiting]) -> None:
         try:
@@ -102,7 +103,7 @@ class Batcher:
         else:
             _deliver(batch, answers)
 
-    def _finish(self, batch: list[Waiting], result: asyncio.Future[Answers], loop: asyncio.AbstractEventLoop) -> None:
+    def _finish(self, batch: list[Waiting], result: asyncio.Future[Rows], loop: asyncio.AbstractEventLoop) -> None:
         self._busy = False
         problem = result.exception()
         if problem is not None:
@@ -112,7 +113,7 @@ class Batcher:
         self._schedule(loop)
 
 
-def _deliver(batch: list[Waiting], answers: Answers) -> None:
+def _deliver(batch: list[Waiting], answers: Rows) -> None:
     start = 0
     for features, future in batch:
         stop = start + len(features)

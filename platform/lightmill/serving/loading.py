@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from lightmill.access import KeyChecker
 from lightmill.errors import IntegrityError
 from lightmill.models.architectures import build_module
 from lightmill.models.classifier import Classifier
+from lightmill.models.decoder import Decoder
+from lightmill.models.language_model import LanguageModel
 from lightmill.records.references import VersionId
 from lightmill.records.specs import EndpointSpec
 from lightmill.registry import RegistryLocation
@@ -22,21 +25,31 @@ INLINE_S = 0.001
 WARM_UP_ROUNDS = 5
 
 
-def load_service(spec: EndpointSpec, version: VersionId, location: RegistryLocation) -> InferenceService:
-    """Return the service of an endpoint, warm and with no API keys yet; see `load_classifier` for the errors."""
+def load_service(
+    spec: EndpointSpec, version: VersionId, location: RegistryLocation, *, allow_python: bool = False
+) -> InferenceService:
+    """Return the service of an endpoint, warm and with no API keys yet; see `load_model` for the errors.
+
+    `allow_python` lets `python` steps of the preparation call functions.
+    """
     torch.set_num_threads(spec.resources.threads)
-    classifier = load_classifier(location, version, _device(spec))
-    compute_s = warm_up(classifier, spec.batching.max_rows)
+    model = load_model(location, version, _device(spec))
+    language = isinstance(model, LanguageModel)
+    max_rows = min(spec.batching.max_rows, model.rows_together) if language else spec.batching.max_rows
+    compute_s = warm_up(model, max_rows)
     batcher = Batcher(
-        classifier.predict,
-        max_rows=spec.batching.max_rows,
+        model.predict,
+        max_rows=max_rows,
         max_wait_s=spec.batching.max_wait_ms / 1000,
-        inline=compute_s < INLINE_S,
+        inline=compute_s < INLINE_S and not language,
     )
-    return InferenceService(spec.name, version, classifier.card, batcher, KeyChecker(()))
+    check = model.check if language else None
+    return InferenceService(
+        spec.name, version, model.card, batcher, KeyChecker(()), check=check, allow_python=allow_python
+    )
 
 
-def load_classifier(location: RegistryLocation, id: VersionId, device: str = "cpu") -> Classifier:
+def load_model(location: RegistryLocation, id: VersionId, device: str = "cpu") -> Classifier | LanguageModel:
     """Return a version ready to predict; its weights are decrypted straight into the module's tensors.
 
     Raises:
@@ -48,17 +61,17 @@ def load_classifier(location: RegistryLocation, id: VersionId, device: str = "cp
         raise IntegrityError(f"{id} is no model version.")
     module = build_module(card.architecture)
     load_into_module(version, module)
-    return Classifier(card, module, device)
+    return LanguageModel(card, module, device) if isinstance(module, Decoder) else Classifier(card, module, device)
 
 
-def warm_up(classifier: Classifier, max_rows: int) -> float:
+def warm_up(model: Classifier | LanguageModel, max_rows: int) -> float:
     """Predict on rows of the model's shape until it is warm; return the seconds of one full batch."""
     best = float("inf")
     for rows in (1, max_rows):
-        features = np.zeros((rows, *classifier.shape), dtype=np.float32)
+        zeros: Any = np.zeros((rows, *model.shape), dtype=np.int64 if isinstance(model, LanguageModel) else np.float32)
         for _ in range(WARM_UP_ROUNDS):
             started = time.perf_counter()
-            classifier.predict(features)
+            model.predict(zeros)
             best = time.perf_counter() - started
     return best
 

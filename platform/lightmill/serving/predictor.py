@@ -26,6 +26,7 @@ class PredictorConfig(Record):
     version: VersionId
     location: RegistryLocation
     loopback: bool
+    allow_python: bool = False
 
 
 class KeysConfig(Record):
@@ -42,7 +43,7 @@ class Predictor:
         keep_transport_private(parsed.loopback)
         from lightmill.serving.loading import load_service
 
-        self._service = load_service(parsed.spec, parsed.version, parsed.location)
+        self._service = load_service(parsed.spec, parsed.version, parsed.location, allow_python=parsed.allow_python)
 
     def reconfigure(self, keys: dict[str, object]) -> None:
         """Take a new set of API keys; Serve calls it without restarting the replica."""

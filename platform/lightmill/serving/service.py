@@ -6,9 +6,10 @@ import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+import numpy.typing as npt
+
 from lightmill.access import KeyChecker
 from lightmill.errors import LightmillError, MethodNotAllowedError, NotFoundError, TooLargeError
-from lightmill.models.answers import LABEL, PROBABILITIES
 from lightmill.models.inputs import TabularInputs
 from lightmill.records.assets import ModelCard
 from lightmill.records.references import VersionId
@@ -24,13 +25,27 @@ logger = logging.getLogger("lightmill.serving")
 
 
 class InferenceService:
-    """Answers `/v2/models/<endpoint>` and below for one model version."""
+    """Answers `/v2/models/<endpoint>` and below for one model version.
 
-    def __init__(self, endpoint: str, version: VersionId, card: ModelCard, batcher: Batcher, keys: KeyChecker) -> None:
+    `check` refuses features that fit the signature and yet not the model, before they are batched with others.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        version: VersionId,
+        card: ModelCard,
+        batcher: Batcher,
+        keys: KeyChecker,
+        *,
+        check: Callable[[npt.NDArray[Any]], None] | None = None,
+        allow_python: bool = False,
+    ) -> None:
         self._endpoint = endpoint
         self._version = version
         self._signature = card.signature
-        self._inputs = TabularInputs(card.preparation) if card.preparation else None
+        self._inputs = TabularInputs(card.preparation, allow_python=allow_python) if card.preparation else None
+        self._check = check
         self._batcher = batcher
         self.keys = keys
         self._metadata = oip.metadata(endpoint, [str(version.seq)], card.signature)
@@ -88,9 +103,10 @@ class InferenceService:
 
     async def _infer(self, body: bytes) -> bytes:
         request = oip.parse_infer(body, self._signature, self._inputs)
+        if self._check:
+            self._check(request.features)
         answers = await self._batcher.predict(request.features)
-        arrays = {PROBABILITIES: answers.probabilities, LABEL: answers.label}
-        return oip.format_infer(self._endpoint, str(self._version.seq), request, self._signature, arrays)
+        return oip.format_infer(self._endpoint, str(self._version.seq), request, self._signature, answers.arrays())
 
 
 def _allow(method: str, wanted: str) -> None:

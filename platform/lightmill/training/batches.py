@@ -6,20 +6,18 @@ seed of their own. A larger one streams every epoch through Ray Data's shuffle b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-import numpy as np
 import pyarrow as pa
 import torch
 
-from lightmill.datasets.columns import LABEL
-from lightmill.datasets.reading import feature_rows
+from lightmill.training.objectives import Batch
+from lightmill.training.rows import Rows
 
 CACHE_BYTES = 1 << 30
 READ_ROWS = 65_536
 SHUFFLE_ROWS = 100_000
-Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class Shard(Protocol):
@@ -31,46 +29,94 @@ class Shard(Protocol):
 
 
 class Batches:
-    """Batches of one shard: features float32 [batch, features] and labels int64 [batch], on `device`."""
+    """Batches of one shard, on `device`, of `batch_size` rows or, if given, of as many rows as `sizes` says."""
 
-    def __init__(self, shard: Shard, batch_size: int, seed: int, device: torch.device, shard_bytes: int) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        rows: Rows,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        shard_bytes: int,
+        sizes: tuple[int, ...] = (),
+    ) -> None:
         self._shard = shard
+        self._rows = rows
         self._batch_size = batch_size
         self._seed = seed
         self._device = device
-        self._kept: Batch | None = None
+        self._sizes = sizes
+        self._tensors: Batch | None = None
+        self._table: pa.Table | None = None
         self._keep = shard_bytes <= CACHE_BYTES
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """Yield the batches of one epoch, in an order that seed and epoch alone decide."""
+        seed = self._seed * 1_000_003 + number
         if not self._keep:
-            yield from self._stream(number)
-            return
-        if self._kept is None:
-            self._kept = read_all(self._shard, self._device)
-        features, label = self._kept
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + number)
-        order = torch.randperm(len(label), generator=generator).to(self._device)
-        features, label = features[order], label[order]
-        yield from zip(features.split(self._batch_size), label.split(self._batch_size), strict=True)
+            yield from self._streamed(number, seed)
+        elif self._rows.changing:
+            yield from self._changing(number, seed)
+        else:
+            yield from self._kept(seed)
 
-    def _stream(self, number: int) -> Iterator[Batch]:
-        for batch in self._shard.iter_batches(
+    def _kept(self, seed: int) -> Iterator[Batch]:
+        if self._tensors is None:
+            self._tensors = read_all(self._shard, self._rows, self._device)
+        order = _order(len(self._tensors[0]), seed).to(self._device)
+        shuffled = [tensor[order] for tensor in self._tensors]
+        cut = list(self._sizes) or self._batch_size
+        yield from zip(*(tensor.split(cut) for tensor in shuffled), strict=True)
+
+    def _changing(self, number: int, seed: int) -> Iterator[Batch]:
+        """Yield batches of rows that are prepared anew in each epoch; what is kept is the table."""
+        table = self._whole_table()
+        for place in _order(table.num_rows, seed).split(list(self._sizes) or self._batch_size):
+            yield self._moved(self._rows.batch(table.take(pa.array(place.numpy())), epoch=number))
+
+    def _whole_table(self) -> pa.Table:
+        if self._table is None:
+            tables: list[pa.Table] = list(self._shard.iter_batches(batch_size=READ_ROWS, batch_format="pyarrow"))
+            self._table = pa.concat_tables(tables).combine_chunks()
+        return self._table
+
+    def _streamed(self, number: int, seed: int) -> Iterator[Batch]:
+        found = self._shard.iter_batches(
             batch_size=self._batch_size,
             batch_format="pyarrow",
             local_shuffle_buffer_size=SHUFFLE_ROWS,
-            local_shuffle_seed=self._seed * 1_000_003 + number,
-        ):
-            yield to_tensors(batch, self._device)
+            local_shuffle_seed=seed,
+        )
+        for table in cut_tables(found, self._sizes) if self._sizes else found:
+            yield self._moved(self._rows.batch(table, epoch=number))
+
+    def _moved(self, batch: Batch) -> Batch:
+        return tuple(tensor.to(self._device) for tensor in batch)
 
 
-def to_tensors(batch: pa.Table, device: torch.device) -> Batch:
-    """Return a batch of Ray Data as tensors on `device`."""
-    label = batch.column(LABEL).to_numpy().astype(np.int64)
-    return torch.from_numpy(feature_rows(batch)).to(device), torch.from_numpy(label).to(device)
+def read_all(shard: Shard, rows: Rows, device: torch.device) -> Batch:
+    """Return a whole shard as tensors."""
+    tables = shard.iter_batches(batch_size=READ_ROWS, batch_format="pyarrow")
+    parts = [[tensor.to(device) for tensor in rows.batch(table)] for table in tables]
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
-def read_all(shard: Shard, device: torch.device) -> Batch:
-    """Return a whole shard as two tensors."""
-    parts = [to_tensors(batch, device) for batch in shard.iter_batches(batch_size=READ_ROWS, batch_format="pyarrow")]
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+def step_sizes(rows: int, steps: int) -> tuple[int, ...]:
+    """Return how many rows of a worker each step takes: all of them, as even as can be."""
+    return tuple((step + 1) * rows // steps - step * rows // steps for step in range(steps))
+
+
+def cut_tables(tables: Iterable[pa.Table], sizes: Iterable[int]) -> Iterator[pa.Table]:
+    """Yield the rows of tables, in order, as tables of these sizes, which add up to the rows."""
+    coming = iter(tables)
+    waiting = next(coming)
+    for size in sizes:
+        while len(waiting) < size:
+            waiting = pa.concat_tables([waiting, next(coming)])
+        yield waiting.slice(0, size)
+        waiting = waiting.slice(size)
+
+
+def _order(rows: int, seed: int) -> torch.Tensor:
+    return torch.randperm(rows, generator=torch.Generator().manual_seed(seed))

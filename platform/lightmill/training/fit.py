@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+import ray.data
 import ray.train
-import torch
 from ray.autoscaler.sdk import request_resources
 from ray.data import ExecutionOptions
 from ray.train import CheckpointConfig, DataConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from lightmill.datasets.dealing import distribute_split
 from lightmill.datasets.sealed import read_split
 from lightmill.datasets.translate import original_error
 from lightmill.errors import JobError, RequestError, UnavailableError
@@ -27,15 +27,18 @@ from lightmill.records.specs import TrainSpec
 from lightmill.registry import OpenVersion, Registry, RegistryLocation
 from lightmill.training.checkpoints import read_pointer
 from lightmill.training.following import EpochFollower, EpochWriter, OnEpoch
-from lightmill.training.loop import LoopConfig, train_worker
+from lightmill.training.loop import SHARD, LoopConfig, shard_name, train_worker
+from lightmill.training.objectives import OBJECTIVES, Objective
 from lightmill.training.placement import DATA_CPUS, Cluster, Placement, place
 from lightmill.training.register import register_best
+from lightmill.training.rows import Rows
 
 SCORE = "validation_loss"
 CONTROLLER_FAILURES = 2
 WAIT_FOR_ROOM_S = 120.0
 NODE_POLL_S = 5.0
 Report = Callable[[Progress], None]
+Data = dict[str, ray.data.Dataset | Callable[[], ray.data.Dataset]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +67,13 @@ def train(
     location: RegistryLocation,
     provenance: Provenance,
     watchers: Watchers,
+    *,
+    allow_python: bool = False,
 ) -> VersionSummary:
     """Train a model and return its new version.
 
     A run is resumed, not repeated, when its name is used again: it goes on from its last sealed checkpoint.
+    `allow_python` lets steps of the dataset's preparation that are left for training call functions.
 
     Raises:
         NotFoundError: There is no such dataset.
@@ -79,12 +85,10 @@ def train(
     card = dataset.manifest.dataset
     if card is None:
         raise RequestError(f"{dataset.id} is no dataset that can be trained on.")
-    if not card.classes:
-        raise RequestError(
-            f"{dataset.id} has no label to train on; declare a column with role 'label' and ingest again."
-        )
-    architecture = spec.architecture.with_sizes(inputs=math.prod(card.features.shape), classes=len(card.classes))
-    build_module(architecture)
+    objective = _objective(spec, card, dataset)
+    build_module(objective.architecture)
+    rows = Rows(objective, card, allow_python=allow_python)
+    dealt = distribute_split(dataset, location, spec.distribution, spec.workers) if spec.distribution else None
     try:
         placement = place_or_wait(spec, watchers.report)
         wait_for_room(placement, watchers.report)
@@ -95,7 +99,7 @@ def train(
     described = provenance.model_copy(update={"dataset": dataset.id, "run": run})
     config = LoopConfig(
         spec=spec,
-        architecture=architecture,
+        architecture=objective.architecture,
         run=run,
         run_folder=str(runs_path / run),
         location=location,
@@ -103,22 +107,34 @@ def train(
         provenance=described,
         device=placement.device,
         threads=max(1, int(placement.cpus)),
-        shard_bytes=_shard_bytes(card, placement),
+        shard_bytes=rows.row_bytes * (max(dealt.sizes) if dealt else card.profile.splits["train"] // placement.workers),
+        worker_rows=dealt.sizes if dealt else (),
+        allow_python=allow_python,
     )
-    result = _fit(config, placement, dataset, runs_path, watchers)
+    data: Data = {SHARD: read_split(dataset, location, "train", rows.columns)}
+    if dealt:
+        data = {shard_name(rank): part for rank, part in enumerate(dealt.datasets(rows.columns))}
+    result = _fit(config, placement, data, runs_path, watchers)
     best = best_checkpoint(result)
     watchers.report(Progress(phase="register", done=spec.epochs, total=spec.epochs, unit="epochs"))
-    return register_best(spec, architecture, dataset, registry, location, best, described)
+    return register_best(spec, objective, rows, dataset, registry, location, best, described)
 
 
-def _fit(config: LoopConfig, placement: Placement, dataset: OpenVersion, runs_path: Path, watchers: Watchers) -> Result:
+def _objective(spec: TrainSpec, card: DatasetCard, dataset: OpenVersion) -> Objective:
+    try:
+        return OBJECTIVES[spec.objective](card, spec.architecture)
+    except RequestError as exc:
+        raise RequestError(f"Training on {dataset.id} is refused: {exc.message}") from exc
+
+
+def _fit(config: LoopConfig, placement: Placement, data: Data, runs_path: Path, watchers: Watchers) -> Result:
     metrics_path = runs_path / config.run / "metrics.jsonl"
 
     def on_epoch(metrics: EpochMetrics) -> None:
         watchers.on_epoch(metrics)
         watchers.report(Progress(phase="train", done=metrics.epoch, total=config.spec.epochs, unit="epochs"))
 
-    trainer = _trainer(config, placement, dataset, runs_path, EpochWriter(config.run, metrics_path))
+    trainer = _trainer(config, placement, data, runs_path, EpochWriter(config.run, metrics_path))
     with EpochFollower(metrics_path, on_epoch):
         try:
             return trainer.fit()
@@ -130,7 +146,7 @@ def _fit(config: LoopConfig, placement: Placement, dataset: OpenVersion, runs_pa
 
 
 def _trainer(
-    config: LoopConfig, placement: Placement, dataset: OpenVersion, runs_path: Path, writer: EpochWriter
+    config: LoopConfig, placement: Placement, data: Data, runs_path: Path, writer: EpochWriter
 ) -> TorchTrainer:
     spec = config.spec
     resources = {"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})
@@ -141,8 +157,11 @@ def _trainer(
         scaling_config=ScalingConfig(
             num_workers=placement.workers, use_gpu=placement.gpus > 0, resources_per_worker=resources
         ),
-        datasets={"train": read_split(dataset, config.location, "train")},
-        dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
+        datasets=data,
+        dataset_config=DataConfig(
+            datasets_to_split=[] if config.worker_rows else "all",
+            execution_options=ExecutionOptions(preserve_order=True),
+        ),
         run_config=RunConfig(
             name=config.run,
             storage_path=str(runs_path),
@@ -213,8 +232,3 @@ def best_checkpoint(result: Result) -> VersionId:
         raise JobError("The run ended without a checkpoint; see its log.")
     scored = [(metrics[SCORE], metrics["epoch"], checkpoint) for checkpoint, metrics in result.best_checkpoints]
     return read_pointer(min(scored, key=lambda item: item[:2])[2])
-
-
-def _shard_bytes(card: DatasetCard, placement: Placement) -> int:
-    width = math.prod(card.features.shape) * torch.float32.itemsize + torch.int64.itemsize
-    return card.profile.splits["train"] * width // placement.workers

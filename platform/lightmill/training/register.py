@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import torch
 
-from lightmill.datasets.columns import LABEL
-from lightmill.datasets.reading import feature_rows, read_rows
+from lightmill.datasets.reading import read_rows
 from lightmill.errors import IntegrityError
-from lightmill.models.answers import signature_of
 from lightmill.models.architectures import build_module, parameter_count
 from lightmill.records.annotations import Evaluated, Evaluation
 from lightmill.records.assets import ModelCard, Provenance, VersionSummary
 from lightmill.records.base import now_iso
 from lightmill.records.references import AssetKind, VersionId
-from lightmill.records.signature import Architecture
 from lightmill.records.specs import TrainSpec
 from lightmill.registry import Content, OpenVersion, Registry, RegistryLocation
 from lightmill.registry.parents import newest_version
 from lightmill.registry.tensors import seal_model
 from lightmill.training.checkpoints import load_model_state
+from lightmill.training.loop import evaluate
+from lightmill.training.objectives import Objective
+from lightmill.training.rows import Rows
 
 
 def register_best(
     spec: TrainSpec,
-    architecture: Architecture,
+    objective: Objective,
+    rows: Rows,
     dataset: OpenVersion,
     registry: Registry,
     location: RegistryLocation,
@@ -39,26 +40,28 @@ def register_best(
     if card is None or run is None:
         raise IntegrityError(f"{checkpoint} or {dataset.id} carries no card; it was published by something else.")
     state = load_model_state(best)
-    module = build_module(architecture)
+    module = build_module(objective.architecture)
     module.load_state_dict(state)
+    tested = test_metrics(module, objective, rows, dataset, location, spec.batch_size)
     metrics = dict(run.metrics) | {
         "best_epoch": float(run.epoch),
         "parameters": float(parameter_count(module)),
-        "test_accuracy": test_accuracy(module, dataset, location),
+        **tested,
     }
     model = ModelCard(
-        architecture=architecture,
+        architecture=objective.architecture,
         preprocessing=card.preprocessing,
-        signature=signature_of(card.features, len(card.classes), card.preparation),
-        classes=card.classes,
+        signature=objective.signature(),
+        classes=card.classes if objective.labelled else (),
         metrics=metrics,
-        preparation=card.preparation,
+        preparation=card.preparation if objective.labelled else None,
+        tokens=None if objective.labelled else card.tokens,
     )
     summary = publish_model(registry, spec.model, state, model, provenance)
     held_out = Evaluation(
         dataset=dataset.id,
         split="test",
-        metrics={"test_accuracy": metrics["test_accuracy"]},
+        metrics=tested,
         created=now_iso(),
         by=f"run {provenance.run or checkpoint.name}",
     )
@@ -85,10 +88,15 @@ def publish_model(
     return registry.commit(draft, content)
 
 
-def test_accuracy(module: torch.nn.Module, dataset: OpenVersion, location: RegistryLocation) -> float:
-    """Return the share of the test split that the module gets right."""
-    rows = read_rows(dataset, location, "test")
-    label = torch.from_numpy(rows.column(LABEL).to_numpy().copy())
-    with torch.inference_mode():
-        found = module.eval()(torch.from_numpy(feature_rows(rows))).argmax(dim=1)
-    return float((found == label).double().mean())
+def test_metrics(
+    module: torch.nn.Module,
+    objective: Objective,
+    rows: Rows,
+    dataset: OpenVersion,
+    location: RegistryLocation,
+    batch_rows: int,
+) -> dict[str, float]:
+    """Return what the objective measures on the test split, such as `test_accuracy`."""
+    data = rows.batch(read_rows(dataset, location, "test"))
+    found = evaluate(module, data, objective, batch_rows)
+    return {f"test_{name}": found[name] for name in objective.held_out}

@@ -26,7 +26,12 @@ class ControlPlane:
         mask_logs(platform)
         self._catalog = platform.catalog
         jobs = Jobs(settings, platform.catalog)
-        serve = ServeAdapter(platform.location, settings.local_url, loopback=settings.loopback)
+        serve = ServeAdapter(
+            platform.location,
+            settings.local_url,
+            loopback=settings.loopback,
+            allow_python=settings.serve_python_steps,
+        )
         loop = ControlLoop(platform.catalog, platform.registry, serve, jobs)
         loop.begin()
         service = ControlService(settings, platform.catalog, platform.registry, platform.location, jobs, loop.wake)

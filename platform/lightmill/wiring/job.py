@@ -13,7 +13,7 @@ import os
 import secrets
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from lightmill.settings import Settings
 from lightmill.telemetry import configure_logging
 from lightmill.wiring.bootstrap import bootstrap
 from lightmill.wiring.log_masking import mask_logs
+from lightmill.wiring.modules import modules_in
 from lightmill.wiring.platform import Platform, open_platform
 from lightmill.wiring.provenance import capture
 from lightmill.wiring.session import connect
@@ -44,8 +45,7 @@ class JobContext:
 
     def report(self, progress: Progress) -> None:
         """Show progress in the log and keep it in the catalog."""
-        of = f" {progress.done}/{progress.total} {progress.unit}" if progress.total else ""
-        logger.info("%s%s", progress.phase, of)
+        logger.info("%s", progress)
         self.platform.catalog.jobs.update(self.job.id, progress=progress)
 
     def refuse_own_files(self, path: Path) -> None:
@@ -61,17 +61,31 @@ class JobContext:
 
 
 Work = Callable[[JobContext, SpecT], dict[str, object]]
+Functions = Callable[[JobContext, SpecT], Iterable[str]]
 
 
-def run_job(kind: JobKind, spec_kind: type[SpecT], name_of: Callable[[SpecT], str], work: Work[SpecT]) -> int:
+def _none(context: JobContext, spec: object) -> tuple[str, ...]:
+    return ()
+
+
+def run_job(
+    kind: JobKind,
+    spec_kind: type[SpecT],
+    name_of: Callable[[SpecT], str],
+    work: Work[SpecT],
+    functions: Functions[SpecT] = _none,
+) -> int:
     """Run a job file: its one argument is the specification; return the exit code.
+
+    `functions` names those that the work calls by import path; where the settings allow it, their modules are taken
+    from the specification's folder.
 
     The last line on standard output is JSON: the result, or `{"error": ..., "type": ...}`.
     """
     arguments = _arguments(kind, sys.argv[1:])
     configure_logging()
     try:
-        result = _run(kind, spec_kind, name_of, work, arguments)
+        result = _run(kind, spec_kind, name_of, work, functions, arguments)
     except LightmillError as exc:
         if arguments.debug:
             traceback.print_exc()
@@ -99,6 +113,7 @@ def _run(
     spec_kind: type[SpecT],
     name_of: Callable[[SpecT], str],
     work: Work[SpecT],
+    functions: Functions[SpecT],
     arguments: argparse.Namespace,
 ) -> dict[str, object]:
     settings = Settings.read()
@@ -117,7 +132,8 @@ def _run(
         provenance=capture(spec.model_dump(mode="json"), folder, job.id),
     )
     try:
-        with connect(settings):
+        allowed = settings.allow_python_steps
+        with connect(settings, modules_in(context.folder, functions(context, spec)) if allowed else ()):
             result = work(context, spec)
     except LightmillError as exc:
         _finish(platform, job, JobState.FAILED, message=exc.message)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from lightmill.settings import Settings
 from lightmill.spilling import job_spill_folder
@@ -25,16 +26,19 @@ def running_address(settings: Settings) -> str | None:
 
 
 @contextmanager
-def connect(settings: Settings) -> Iterator[None]:
-    """Join Ray for the length of a `with` block; without a running platform, start one that ends with it."""
+def connect(settings: Settings, modules: Sequence[Path] = ()) -> Iterator[None]:
+    """Join Ray for the length of a `with` block; without a running platform, start one that ends with it.
+
+    Ray's workers can import `modules`, files or folders of Python code.
+    """
     os.environ.update(settings.node_environment())
     address = os.environ.get("RAY_ADDRESS") or running_address(settings)
     from lightmill.control.ray_session import own_session, session
 
     if address:
-        with session(address):
+        with session(address, modules):
             yield
         return
     logger.info("no platform runs here; starting a Ray of %d logical CPUs for this job", settings.num_cpus)
-    with job_spill_folder(settings) as folder, own_session(settings.num_cpus, settings.num_gpus, folder):
+    with job_spill_folder(settings) as folder, own_session(settings.num_cpus, settings.num_gpus, folder, modules):
         yield

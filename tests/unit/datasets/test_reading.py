@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 
 from lightmill.datasets.reading import read_rows, split_files
-from lightmill.datasets.sealed import PreparedBlock, SealedSink, SealedSource
+from lightmill.datasets.sealed import PreparedBlock, SealedRows, SealedSource, SealTask
 from lightmill.errors import IntegrityError, RequestError
 from lightmill.registry import Content, OpenVersion, RegistryLocation
 from tests.attacks.scene import DATASET, dataset_card
@@ -26,15 +25,13 @@ def sealed(folder: Path) -> tuple[World, RegistryLocation, OpenVersion]:
     world = World(folder)
     location = RegistryLocation(store_url=str(world.root), keyring_path=str(world.ring.path), workspace="default")
     draft = world.registry.begin(DATASET, "d")
-    sink = SealedSink(location, draft.id, {"ink": "secret"}, as_it_is)
+    task = SealTask(location, draft.id, {"ink": "secret"}, as_it_is)
     block = pa.table(
         {"row_id": range(10), "ink": [float(n) for n in range(10)], "split": pa.array([0, 1] * 5, pa.int8())}
     )
-    returns = [sink.write([block.slice(0, 6)], SimpleNamespace(task_idx=0))]
-    returns += [sink.write([block.slice(6), block.slice(0, 0)], SimpleNamespace(task_idx=1))]
-    returns += [sink.write([block.slice(0, 0)], SimpleNamespace(task_idx=2))]
-    sink.on_write_complete(SimpleNamespace(write_returns=returns))
-    id = world.registry.commit(draft, Content(files=tuple(sink.files), dataset=dataset_card())).id
+    parts = ([block.slice(0, 6)], [block.slice(6), block.slice(0, 0)], [block.slice(0, 0)])
+    found = sum((task(iter(blocks), number) for number, blocks in enumerate(parts)), SealedRows())
+    id = world.registry.commit(draft, Content(files=found.files, dataset=dataset_card())).id
     return world, location, world.registry.open(id)
 
 

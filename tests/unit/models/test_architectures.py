@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from lightmill.errors import RequestError
-from lightmill.models.architectures import ARCHITECTURES, build_module, parameter_count, seeded
+from lightmill.models.architectures import ARCHITECTURES, OF_TOKENS, build_module, parameter_count, seeded
 from lightmill.records.signature import Architecture
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
     "logistic": {},
     "mlp": {"hidden": [8, 4], "dropout": 0.1},
+    "decoder": {"vocabulary": 7, "context": 16, "width": 8, "layers": 2, "heads": 2},
     "convnet": {"image": [1, 4, 4], "channels": [2, 3], "hidden": 5},
 }
 
@@ -20,7 +21,7 @@ def test_every_architecture_is_tested_here() -> None:
     assert set(ARCHITECTURES) == set(ARGUMENTS)
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", sorted(set(ARGUMENTS) - OF_TOKENS))
 @pytest.mark.parametrize("rows", [1, 7])
 def test_an_architecture_turns_rows_into_logits(name: str, rows: int) -> None:
     given = Architecture(name=name, arguments=ARGUMENTS[name])
@@ -38,7 +39,8 @@ def test_parameters_are_counted() -> None:
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_a_seed_alone_decides_the_weights(name: str) -> None:
-    architecture = Architecture(name=name, arguments=ARGUMENTS[name]).with_sizes(inputs=16, classes=3)
+    sizes = {} if name in OF_TOKENS else {"inputs": 16, "classes": 3}
+    architecture = Architecture(name=name, arguments=ARGUMENTS[name]).with_sizes(**sizes)
     state = torch.random.get_rng_state()
     first, again, other = (seeded(seed, architecture).state_dict() for seed in (1, 1, 2))
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -56,6 +58,9 @@ def test_a_seed_alone_decides_the_weights(name: str) -> None:
         ("mlp", {"inputs": 4, "classes": 3, "hidden": [4], "dropout": 1.5}, ("'mlp'", "1.5")),
         ("mlp", {"inputs": 4, "classes": 3, "hidden": [-4]}, ("'mlp'", "-4")),
         ("logistic", {"inputs": "four", "classes": 3}, ("'logistic'", "four")),
+        ("decoder", {"vocabulary": 7, "context": 4, "width": 6, "heads": 2}, ("width 6", "multiple of 2 x heads, 4")),
+        ("decoder", {"vocabulary": 7, "context": 4, "heads": 4, "kv_heads": 3}, ("heads 4", "kv_heads 3")),
+        ("decoder", {"vocabulary": 0, "context": 4}, ("vocabulary is 0",)),
     ],
 )
 def test_what_cannot_be_built_is_refused_with_name_and_arguments(

@@ -51,7 +51,10 @@ PREPARATION: tuple[Record, ...] = (
     preparation.Filter(where="a > 1"),
     preparation.Derive(column="b", value="a + 1"),
     EXACT,
-    preparation.Python(function="pkg.mod:function"),
+    preparation.MadeColumn(name="b", dtype="float32", shape=(2,)),
+    preparation.Python(
+        function="pkg.mod:function", columns=("a",), makes=(preparation.MadeColumn(name="b", dtype="int64"),)
+    ),
     preparation.Features(columns=("a",)),
 )
 STANDARDIZED = fitted.FittedStandardize(columns=("a",), mean=(1.0,), scale=(2.0,))
@@ -66,6 +69,13 @@ FITTED: tuple[Record, ...] = (
     fitted.FittedDeduplicate(declared=EXACT, duplicates=2),
     fitted.FittedPreparation(steps=(STANDARDIZED,)),
     fitted.InputColumn(name="a", dtype="float64"),
+    fitted.TokenPreparation(column="tokens", length=8, segments="tokens_segments", vocabulary=9),
+    fitted.StoredColumn(name="a", stored="prepared_a", shape=(2, 2, 1)),
+    fitted.TrainingPreparation(
+        columns=(fitted.StoredColumn(name="a", stored="prepared_a"),),
+        fitted=fitted.FittedPreparation(steps=(STANDARDIZED,)),
+        makes=("a",),
+    ),
     fitted.TabularPreparation(
         columns=(fitted.InputColumn(name="a", dtype="float64"),),
         fitted=fitted.FittedPreparation(steps=(STANDARDIZED,)),

@@ -48,7 +48,19 @@ def test_steps_without_columns_take_the_features_and_labels_may_be_called_label(
         ({"sources": [{"path": "b.csv"}]}, "`sources` for several"),
         ({"combine": {"how": "join", "on": ["id"], "many": True}}, "many"),
         ({"split": {"by": "grouped", "column": "family"}}, "'family'"),
-        ({"prepare": [{"step": "augment", "columns": ["age"], "operations": [{"op": "noise", "std": 1}]}]}, "augment"),
+        (
+            {
+                "prepare": [
+                    {
+                        "step": "python",
+                        "function": "a:b",
+                        "columns": ["age"],
+                        "makes": [{"name": "label", "dtype": "int64"}],
+                    }
+                ]
+            },
+            "reserved",
+        ),
         ({"prepare": [{"step": "derive", "column": "label", "value": "age + 1"}]}, "reserved"),
         ({"features": {"shape": [2]}}, "2 values"),
     ],

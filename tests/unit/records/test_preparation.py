@@ -24,9 +24,17 @@ EXAMPLES: list[dict[str, Any]] = [
     {"step": "filter", "where": "a > 0"},
     {"step": "derive", "column": "b", "value": "a + 1"},
     {"step": "deduplicate", "columns": ["a"], "how": "near_text"},
-    {"step": "python", "function": "package.module:function"},
+    {
+        "step": "python",
+        "function": "package.module:function",
+        "columns": ["a"],
+        "makes": [{"name": "b", "dtype": "float32", "shape": [2]}],
+    },
     {"step": "features", "columns": ["a"], "shape": [1]},
 ]
+
+
+PYTHON = {"step": "python", "function": "a:b", "columns": ["a"]}
 
 
 @pytest.mark.parametrize("declared", EXAMPLES, ids=lambda d: d["step"])
@@ -66,6 +74,10 @@ def test_with_keeps_its_name() -> None:
         ({"step": "text_normalize", "columns": ["a"], "replace": [{"pattern": "x" * 1001}]}, "at most 1000"),
         ({"step": "image_resize", "column": "a", "height": 0, "width": 1}, "greater than or equal to 1"),
         ({"step": "filter", "where": "x" * 10_001}, "at most 10000"),
+        ({**PYTHON, "makes": []}, "at least 1 item"),
+        ({**PYTHON, "makes": [{"name": "b", "dtype": "int64"}] * 2}, "once"),
+        ({**PYTHON, "makes": [{"name": "row_id", "dtype": "int64"}]}, "row_id"),
+        ({**PYTHON, "makes": [{"name": "b", "dtype": "string", "shape": [2]}]}, "tensors of numbers"),
     ],
 )
 def test_what_is_wrong_is_said(declared: dict[str, Any], says: str) -> None:

@@ -17,7 +17,9 @@ from lightmill.records.specs import TrainSpec
 from lightmill.registry import Content, OpenVersion, Registry, RegistryLocation
 from lightmill.registry.promotion import decide
 from lightmill.registry.tensors import plain_tensors
+from lightmill.training.objectives import CrossEntropy
 from lightmill.training.register import register_best
+from lightmill.training.rows import Rows
 from tests.attacks.scene import dataset_card
 from tests.unit.registry.world import World
 
@@ -47,8 +49,11 @@ def test_what_was_measured_on_the_test_split_is_evidence(tmp_path: Path) -> None
     card = RunCard(model="m", epoch=2, metrics={"validation_loss": 0.5})
     best = registry.commit(draft, Content(tensors=sealed.tensors, blobs=sealed.blobs, run=card)).id
     spec = TrainSpec(model="m", dataset="d", architecture=Architecture(name="logistic", arguments={}))
+    objective = CrossEntropy(dataset_card(), spec.architecture)
+    reader = Rows(objective, dataset_card())
+    made = Provenance(dataset=rows.id, run="run-1")
 
-    summary = register_best(spec, LOGISTIC, rows, registry, location, best, Provenance(dataset=rows.id, run="run-1"))
+    summary = register_best(spec, objective, reader, rows, registry, location, best, made)
 
     assert summary.metrics["test_accuracy"] == 0.75
     notes = registry.notes(summary.id)

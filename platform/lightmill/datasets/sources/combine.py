@@ -16,7 +16,7 @@ import pyarrow.compute
 from lightmill.datasets.sources.file_source import Rows
 from lightmill.datasets.sources.port import BATCH_ROWS, OnBad, Part, Source, refuse
 from lightmill.errors import RequestError
-from lightmill.records.assets import SourceFile
+from lightmill.records.assets import RowOrigin, SourceFile
 from lightmill.records.sources import CombineSpec, JoinSpec
 
 pc: Any = pyarrow.compute  # its functions are made at import, where no type checker sees them
@@ -94,6 +94,25 @@ class Union(Source):
         """Return the files of all sources, in order."""
         return tuple(file for source in self._sources for file in source.describe())
 
+    def origins(self) -> tuple[RowOrigin, ...]:
+        """Return those of all sources, at the positions that their files have here."""
+        firsts: dict[int, int] = {}
+        for part in self._parts:
+            firsts.setdefault(part.source, part.file)
+        found: list[RowOrigin] = []
+        entries = 0
+        for number, source in enumerate(self._sources):
+            found += [
+                origin.model_copy(update={"first": firsts[number] + origin.first, "source": entries + origin.source})
+                for origin in (source.origins() if number in firsts else ())
+            ]
+            entries += source.entries()
+        return tuple(found)
+
+    def entries(self) -> int:
+        """Return how many entries all sources have."""
+        return sum(source.entries() for source in self._sources)
+
     def tables(self, part: Part, batch_rows: int, on_bad: OnBad) -> Iterator[tuple[pa.Table, Rows]]:
         """Yield the tables of the part's own source, with nulls for the columns that it lacks."""
         schema = self.schema()
@@ -158,6 +177,14 @@ class Join(Source):
     def describe(self) -> tuple[SourceFile, ...]:
         """Return the files of both sources."""
         return (*self._left.describe(), *self._right.describe())
+
+    def origins(self) -> tuple[RowOrigin, ...]:
+        """Return those of the left source, whose entries come first."""
+        return self._left.origins()
+
+    def entries(self) -> int:
+        """Return how many entries both sources have."""
+        return self._left.entries() + self._right.entries()
 
     def tables(self, part: Part, batch_rows: int, on_bad: OnBad) -> Iterator[tuple[pa.Table, Rows]]:
         """Yield the left source's chunks, joined; bad rows of the left go to `on_bad`, of the right are refused."""

@@ -69,6 +69,10 @@ class FileSource(Source, Generic[SpecT]):
         """Return the files with their digests; reads every byte once."""
         return digest_files(self.files)
 
+    def entries(self) -> int:
+        """Return how many files there are."""
+        return len(self.files)
+
     def declared(self, found: pa.Schema, path: str) -> pa.Schema:
         """Return the columns to give of a file that has `found`.
 

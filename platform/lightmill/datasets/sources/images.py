@@ -19,7 +19,7 @@ from lightmill.datasets.sources.opening import open_source
 from lightmill.datasets.sources.port import BadRow, OnBad, Part, Source
 from lightmill.datasets.sources.problems import DamageError, reading_errors
 from lightmill.errors import NotFoundError, RequestError
-from lightmill.records.assets import SourceFile
+from lightmill.records.assets import RowOrigin, SourceFile
 from lightmill.records.sources import ImagesSpec
 
 IMAGE = "image"
@@ -64,6 +64,10 @@ class ImageFolder(FileSource[ImagesSpec]):
             )
             for number, group in enumerate(groups)
         )
+
+    def origins(self) -> tuple[RowOrigin, ...]:
+        """Return that every row is a file of its own."""
+        return (RowOrigin(first=0, source=0, rows_are_files=self.spec.per_part),)
 
     def _file_schema(self, place: Place, file: FileRef) -> pa.Schema:
         return _SCHEMA
@@ -120,6 +124,14 @@ class ImageTable(Source):
     def describe(self) -> tuple[SourceFile, ...]:
         """Return the table's files; the images are named by the rows themselves."""
         return self._inner.describe()
+
+    def origins(self) -> tuple[RowOrigin, ...]:
+        """Return those of the table."""
+        return self._inner.origins()
+
+    def entries(self) -> int:
+        """Return how many files the table has."""
+        return self._inner.entries()
 
     def tables(self, part: Part, batch_rows: int, on_bad: OnBad) -> Iterator[tuple[pa.Table, Rows]]:
         """Yield the table's rows a few at a time, so that the images of one chunk stay below about 32 MiB."""

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from lightmill.datasets.sources.problems import reading_errors
 from lightmill.errors import RequestError
-from lightmill.records.assets import SourceFile
+from lightmill.records.assets import RowOrigin, SourceFile
 from lightmill.records.base import Record
 from lightmill.records.sources import Limits
 
@@ -26,6 +26,8 @@ ROW_BITS: Final = 40
 BATCH_ROWS: Final = 65_536
 BAD_TEXT_MAX: Final = 64 << 10
 BadKind = Literal["type", "unreadable"]
+WHOLE_FILES: Final = (RowOrigin(first=0, source=0),)
+"""File position n is entry n of what a source describes."""
 
 
 class Part(Record):
@@ -136,6 +138,17 @@ class Source(ABC):
     @abstractmethod
     def describe(self) -> tuple[SourceFile, ...]:
         """Return name, size and SHA-256 of everything that is read, for the lineage; raises as `parts` does."""
+
+    def origins(self) -> tuple[RowOrigin, ...]:
+        """Return which entries of `describe` rows come from, by file position, without reading anything again.
+
+        By default, file position n is entry n.
+        """
+        return WHOLE_FILES
+
+    def entries(self) -> int:
+        """Return how many entries `describe` has; by default one for each file that has a part."""
+        return len({part.file for part in self.parts()})
 
     @abstractmethod
     def tables(self, part: Part, batch_rows: int, on_bad: OnBad) -> Iterator[tuple[pa.Table, npt.NDArray[np.int64]]]:

@@ -22,7 +22,7 @@ BAD = "bad_row"
 """The column that holds a rejected row's BadRow as JSON; null in a row that was read."""
 
 Policy = Literal["fail", "drop", "quarantine"]
-TASK_BYTES = 16 << 20
+TASK_BYTES = 32 << 20
 """How much of small parts one task reads."""
 
 
@@ -72,7 +72,7 @@ class RaySource(Datasource):
 
 
 def task_groups(parts: Sequence[Part]) -> list[list[Part]]:
-    """Return consecutive parts together, up to 16 MiB; a part of unknown size stands alone."""
+    """Return consecutive parts together, up to 32 MiB; a part of unknown size stands alone."""
     groups: list[list[Part]] = []
     size = 0
     for part in parts:

@@ -26,7 +26,7 @@ from lightmill.datasets.sources.conversion import check_columns, too_large
 from lightmill.datasets.sources.file_source import Rows, Types, missing_column, type_breach
 from lightmill.datasets.sources.port import BATCH_ROWS, BadRow, OnBad, Part, Source, consecutive
 from lightmill.errors import RequestError, UnavailableError
-from lightmill.records.assets import SourceFile
+from lightmill.records.assets import RowOrigin, SourceFile
 from lightmill.records.sources import SqlSpec
 
 _SAMPLE_ROWS = 1000
@@ -95,6 +95,14 @@ class SqlSource(Source):
                 for chunk in self.read(part, batch_rows=BATCH_ROWS, on_bad=lambda bad: sink.note(bad)):
                     writer.write_table(chunk.table.combine_chunks())
         return (SourceFile(name=f"sql: {self.name}", size_bytes=sink.size, sha256=sink.digest.hexdigest()),)
+
+    def origins(self) -> tuple[RowOrigin, ...]:
+        """Return that every position is a key range of the one table or query."""
+        return tuple(RowOrigin(first=part.file, source=0, part=part.path) for part in self.parts())
+
+    def entries(self) -> int:
+        """Return 1: the table or query is one entry."""
+        return 1
 
     def tables(self, part: Part, batch_rows: int, on_bad: OnBad) -> Iterator[tuple[pa.Table, Rows]]:
         """Yield tables of at most `batch_rows` rows; the driver streams them."""

@@ -13,7 +13,7 @@ from torch import nn
 
 from lightmill.errors import LightmillError, RequestError
 from lightmill.models.answers import LABEL, PROBABILITIES
-from lightmill.models.architectures import ARCHITECTURES, build_module
+from lightmill.models.architectures import ARCHITECTURES, OF_TOKENS, build_module
 from lightmill.models.classifier import Classifier
 from lightmill.models.exchange.extras import need
 from lightmill.records.assets import ModelCard
@@ -59,8 +59,9 @@ def write_onnx(version: OpenVersion, folder: Path) -> float:
         LightmillError: onnxruntime computes something else.
     """
     card = version.manifest.model
-    if card is None or card.architecture.name not in ARCHITECTURES:
-        known = ", ".join(sorted(ARCHITECTURES))
+    exported = set(ARCHITECTURES) - OF_TOKENS
+    if card is None or card.architecture.name not in exported:
+        known = ", ".join(sorted(exported))
         raise RequestError(
             f"{version.id} cannot be exported as ONNX: that works for the architectures {known}. "
             "Use --format huggingface or safetensors."

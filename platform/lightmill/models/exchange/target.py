@@ -82,25 +82,31 @@ def check_free(folder: Path) -> None:
 
 
 @contextmanager
-def target_folder(folder: Path) -> Iterator[Target]:
+def target_folder(folder: Path, *, replace: bool = False) -> Iterator[Target]:
     """Give a folder to fill; when the block ends well, it appears as `folder` in one step, else it is removed.
 
+    With `replace`, the folder that is there makes way at the end and is then removed; it stays if the block fails.
+
     Raises:
-        ConflictError: Something appeared at `folder` meanwhile.
+        ConflictError: Something is at `folder` already, or appeared meanwhile.
         UnavailableError: The disk refuses.
     """
-    check_free(folder)
+    if not replace:
+        check_free(folder)
     # The inner folder has the final name, since a signature names what it signs.
     outer = folder.parent / f".lightmill-export-{secrets.token_hex(6)}"
-    inner = outer / folder.name
+    inner = outer / "new" / folder.name
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         outer.mkdir(mode=0o700)
+        inner.parent.mkdir(mode=0o700)
         inner.mkdir(mode=0o700)
         yield Target(folder=inner)
         for place in (*inner.rglob("*"), inner):
             if place.is_dir():
                 _sync(place)
+        if replace and folder.exists():
+            folder.rename(outer / "replaced")
         check_free(folder)
         inner.rename(folder)
         _sync(folder.parent)

@@ -56,7 +56,7 @@ class Resources:
     """What steps need beside their record.
 
     `assets` maps the SHA-256 of a tokenizer file to its bytes, `root` is the folder of images given as paths, and
-    `allow_python` lets `python` steps call installed functions.
+    `allow_python` lets `python` steps call functions.
     """
 
     assets: Mapping[str, bytes] = field(default_factory=dict)
@@ -169,7 +169,7 @@ def ready(step: FittedStep, resources: Resources, dropped: Ids) -> Apply:
         case FittedDeduplicate():
             return lambda table: without(table, dropped) if len(dropped) else table
         case Python():
-            return PythonStep(step.function, allowed=resources.allow_python)
+            return PythonStep(step, allowed=resources.allow_python)
         case Features():
             return lambda table: assemble(table, step)
         case Augment():

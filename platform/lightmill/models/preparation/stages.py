@@ -18,7 +18,14 @@ from lightmill.errors import RequestError
 from lightmill.models.preparation.applying import Apply, Ids, Resources, ready
 from lightmill.models.preparation.fitting import Accumulator, begin, fitted_from_data, settled
 from lightmill.models.preparation.syntax import columns_in, parse
-from lightmill.records.fitted import CHANGES_ROWS, FittedPreparation, FittedStep
+from lightmill.records.fitted import (
+    CHANGES_ROWS,
+    FittedDeduplicate,
+    FittedImpute,
+    FittedPreparation,
+    FittedStep,
+    FittedTokenize,
+)
 from lightmill.records.preparation import (
     Augment,
     Clip,
@@ -36,7 +43,6 @@ from lightmill.records.preparation import (
     Python,
     Standardize,
     Step,
-    TextNormalize,
     Tokenize,
 )
 
@@ -192,9 +198,8 @@ def _levels(declared: Sequence[Step]) -> tuple[dict[int, int], list[int]]:
     columns: dict[str, int] = {}
     others, rows = 0, 0
     for place, step in enumerate(declared):
-        read, written = _reads(step), writes(step)
-        used = columns.values() if read is None else [columns.get(name, others) for name in read]
-        level = max(rows, others if read is None else 0, *used, 0)
+        read, written = reads(step), writes(step)
+        level = max(rows, 0, *(columns.get(name, others) for name in read))
         if fitted_from_data(step):
             fits_in[place] = level
             level += 1
@@ -214,64 +219,74 @@ def _applied(
     """Return the steps to apply in a pass: ready, before a fitted step, and of consequence for it."""
     kept: list[int] = []
     wanted: set[str] = set()
-    everything = False
     for place in range(max(p for p, level in fits_in.items() if level == number), -1, -1):
         step = declared[place]
-        read, written = _reads(step), writes(step)
+        read, written = reads(step), writes(step)
         if fits_in.get(place) != number:
-            matters = written is None or everything or bool(wanted & written) or step.step in CHANGES_ROWS
+            matters = written is None or bool(wanted & written) or step.step in CHANGES_ROWS
             if ready_in[place] > number or not matters or isinstance(step, Augment):
                 continue
             kept.append(place)
-        everything = everything or read is None
-        wanted |= read or set()
+        wanted |= read
     return tuple(reversed(kept))
 
 
-def _reads(step: Step) -> Names:
+def reads(step: Step | FittedStep) -> frozenset[str]:
+    """Return the columns that a step needs."""
     match step:
         case Filter():
             return columns_in(parse(step.where))
         case Derive():
             return columns_in(parse(step.value))
-        case Python():
-            return None
-        case Tokenize() | ImageDecode() | ImageResize():
+        case Tokenize() | ImageDecode() | ImageResize() | Pack():
             return frozenset({step.column})
-        case Pack():
-            return frozenset({step.column})
+        case FittedTokenize():
+            return frozenset({step.declared.column})
+        case FittedDeduplicate():
+            return frozenset(step.declared.columns)
         case _:
             return frozenset(step.columns)
 
 
-def writes(step: Step) -> Names:
+def writes(step: Step | FittedStep) -> Names:
     """Return the columns that a step makes or changes; None for all that it likes."""
     match step:
-        case Impute():
+        case Impute() | FittedImpute():
             return frozenset(step.columns) | {f"{name}_missing" for name in step.columns if step.indicator}
+        case FittedTokenize():
+            return writes(step.declared)
         case Tokenize():
             return frozenset({step.output} | ({f"{step.output}_mask"} if step.mask else set()))
         case Derive() | ImageDecode() | ImageResize():
             return frozenset({step.column})
         case Features():
             return frozenset({step.name}) | (frozenset() if step.keep else frozenset(step.columns))
-        case Clip() | Standardize() | MinMax() | OneHot() | Ordinal() | TextNormalize():
-            return frozenset(step.columns)
-        case Filter() | Deduplicate() | Augment():
+        case Filter() | Deduplicate() | FittedDeduplicate() | Augment():
             return frozenset()
-        case Pack() | Python():
+        case Python():
+            return frozenset(column.name for column in step.makes)
+        case Pack():
             return None
+        case _:
+            return frozenset(step.columns)
 
 
 def check_order(declared: Sequence[Step]) -> None:
     """Check what can be checked of a declared preparation without data.
 
     Raises:
-        RequestError: An expression or a pattern is refused, or a step stands behind `pack`, which leaves no columns but
-            token ids.
+        RequestError: An expression or a pattern is refused, a step stands behind `pack`, which leaves no columns but
+            token ids, or one that changes the number of rows behind `augment`.
     """
     stages(declared)
     names = [step.step for step in declared]
+    late = names[names.index("augment") :] if "augment" in names else []
+    changing = [name for name in late if name in CHANGES_ROWS]
+    if changing:
+        raise RequestError(
+            f"Step {changing[0]!r} must stand before 'augment': what follows that applies whenever rows are read, and "
+            "must keep every row."
+        )
     if "pack" in names and names.index("pack") < len(names) - 1:
         after = names[names.index("pack") + 1]
         raise RequestError(

@@ -45,6 +45,17 @@ def embed(step: Tokenize, folder: Path) -> FittedTokenize:
     return FittedTokenize(declared=step, sha256=hashlib.sha256(data).hexdigest(), pad_id=pad_id, text=text)
 
 
+def vocabulary_size(step: FittedTokenize) -> int:
+    """Return one more than the largest id of a tokenizer that is in its record.
+
+    Raises:
+        RequestError: It is not in the record, is no tokenizer, or the package is not installed.
+    """
+    if step.text is None:
+        raise RequestError(f"Step 'tokenize': the tokenizer {step.sha256} is not in the record.")
+    return max(_load(step.text).get_vocab(with_added_tokens=True).values(), default=0) + 1
+
+
 class Tokenization:
     """A fitted `tokenize` step made ready to apply."""
 

@@ -19,14 +19,20 @@ from lightmill.records.jobs import Progress
 from lightmill.settings import Settings
 
 OPERATIONS: dict[str, str] = {
+    "datasets.card": "dataset_versions:card",
+    "datasets.croissant": "dataset_versions:croissant",
+    "datasets.diff": "dataset_versions:diff_versions",
+    "datasets.export": "dataset_versions:export",
     "datasets.infer": "datasets:infer",
     "datasets.profile": "datasets:profile",
+    "datasets.row": "dataset_versions:row",
     "registry.check": "care:check",
     "registry.gc": "care:collect",
     "registry.repair": "care:repair",
     "registry.rebuild": "care:rebuild",
     "registry.backup": "care:backup",
     "registry.restore": "care:restore",
+    "registry.retention": "dataset_versions:retention",
     "keys.destroy": "keys:destroy",
     "keys.erase": "keys:erase",
     "keys.isolate": "keys:isolate",

@@ -198,21 +198,21 @@ def reseal_parquet(version: OpenVersion, file: FileEntry, draft: Draft) -> FileE
 
     Which columns share a key is read off the file: each is decrypted alone, and the key that it asks for noted.
     """
-    data = version.read_object(file)
+    data, keys = version.read_object(file), version.file_subkey(file)
     tags: dict[str, str] = {}
-    table = read_encrypted(data, version.subkey, file.path)
+    table = read_encrypted(data, keys, file.path)
     for column in table.schema:
         asked: set[str] = set()
 
         def subkey(name: str, asked: set[str] = asked) -> bytes:
             asked.add(name)
-            return version.subkey(name)
+            return keys(name)
 
         read_encrypted(data, subkey, file.path, [column.name])
         for name in asked - {DATA_KEY, FOOTER_KEY}:
             tags[column.name] = tags[f"{column.name}.list.element"] = name
     digest, size = draft.put_object(write_encrypted(table, draft.subkey, tags))
-    return file.model_copy(update={"object": digest, "sha256": digest, "size": size})
+    return file.model_copy(update={"object": digest, "sha256": digest, "size": size, "lender": None})
 
 
 def _ring(context: OperationContext, options: KeyOptions) -> KeyRing:

@@ -44,7 +44,18 @@ PER_ROW: dict[str, list[dict[str, Any]]] = {
         {"step": "image_resize", "column": "image", "height": 4, "width": 3, "dtype": "float32"},
     ],
     "derive": [{"step": "derive", "column": "z", "value": "if(x > 0 and n is not null, x / n, coalesce(y, 0) + 1)"}],
-    "python": [{"step": "python", "function": "tests.unit.models.preparation.test_functions:doubled"}],
+    "python": [
+        {
+            "step": "python",
+            "function": "tests.unit.models.preparation.test_functions:measured",
+            "columns": ["text", "y"],
+            "makes": [
+                {"name": "words", "dtype": "int64"},
+                {"name": "y", "dtype": "string"},
+                {"name": "pair", "dtype": "float32", "shape": [1, 2]},
+            ],
+        }
+    ],
     "features": [
         {"step": "impute", "columns": ["x", "n"], "with": "mean"},
         {"step": "clip", "columns": ["x"], "upper_quantile": 0.75},

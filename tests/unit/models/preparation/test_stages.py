@@ -19,7 +19,7 @@ DERIVE = {"step": "derive", "column": "z", "value": "x + y"}
 CLIP = {"step": "clip", "columns": ["z"], "lower_quantile": 0.1}
 UNIQUE = {"step": "deduplicate", "columns": ["y"]}
 FEATURES = {"step": "features", "columns": ["x", "y"]}
-PYTHON = {"step": "python", "function": "a:b"}
+PYTHON = {"step": "python", "function": "a:b", "columns": ["x"], "makes": [{"name": "y", "dtype": "float64"}]}
 AUGMENT = {"step": "augment", "columns": ["x"], "operations": [{"op": "noise", "std": 1}]}
 
 
@@ -74,5 +74,7 @@ def test_pack_is_last_and_expressions_are_checked_before_data_is_read() -> None:
     check_order(steps(DERIVE, pack))
     with pytest.raises(RequestError, match="'standardize' stands behind"):
         check_order(steps(pack, STANDARDIZE))
+    with pytest.raises(RequestError, match="'filter' must stand before 'augment'"):
+        check_order(steps(AUGMENT, FILTER))
     with pytest.raises(RequestError, match="position 4"):
         check_order(steps({"step": "filter", "where": "x ="}))
