@@ -60,7 +60,8 @@ class Workshop:
 
         platform = self.platform
         parsed = parse_spec(DatasetSpec, spec, "the specification").with_policy(platform.policies.settle)
-        made = ingest(parsed, folder, platform.registry, platform.location, Provenance(), lambda _: None)
+        work = platform.settings.home / "ingest"
+        made = ingest(parsed, folder, platform.registry, platform.location, Provenance(), lambda _: None, work)
         number = Reference(name=made.id.name, selector=str(made.id.seq))
         return Ingested(platform, platform.registry.open(platform.registry.resolve(AssetKind.DATASET, number)))
 
