@@ -59,8 +59,9 @@ class Workshop:
         from lightmill.datasets.ingest import ingest
 
         platform = self.platform
-        parsed = parse_spec(DatasetSpec, spec, "the specification")
-        made = ingest(parsed, folder, platform.registry, platform.location, Provenance(), lambda _: None)
+        parsed = parse_spec(DatasetSpec, spec, "the specification").with_policy(platform.policies.settle)
+        work = platform.settings.home / "ingest"
+        made = ingest(parsed, folder, platform.registry, platform.location, Provenance(), lambda _: None, work)
         number = Reference(name=made.id.name, selector=str(made.id.seq))
         return Ingested(platform, platform.registry.open(platform.registry.resolve(AssetKind.DATASET, number)))
 

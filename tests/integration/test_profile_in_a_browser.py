@@ -68,8 +68,8 @@ def test_the_page_opens_whole_and_alone(browser: Any, tmp_path: Path, name: str,
     labels = page.evaluate("[...document.querySelectorAll('section')].map(one => one.getAttribute('aria-label'))")
     assert labels == SECTIONS[name]
     hidden = page.evaluate(
-        "[...document.querySelectorAll('section, svg, table, img, h1, h2, h3')]"
-        ".filter(one => !one.checkVisibility() || one.getBoundingClientRect().height <= 0).length"
+        "[...document.querySelectorAll('section, svg, table, img, h1, h2, h3')].filter(one => !one.checkVisibility()"
+        " || one.getBoundingClientRect().height <= 0).length"
     )
     assert hidden == 0
     across = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")

@@ -132,7 +132,9 @@ def _show(signed: dict[str, Any]) -> None:
     for number, rule in enumerate(signed["policy"]["rules"], start=1):
         where = [*rule["columns"], *(f"tag {tag}" for tag in rule["tags"])]
         plain = ("columns", "tags", "detectors", "action")
-        more = {key: value for key, value in rule.items() if key not in plain and value not in (None, False)}
+        more = {
+            key: value for key, value in rule.items() if key not in plain and value is not None and value is not False
+        }
         details = ", ".join(f"{key} {value}" for key, value in more.items())
         found = ", ".join(rule["detectors"]) or "every value"
         rows.append((number, ", ".join(where) or "every text", found, rule["action"], details))

@@ -31,6 +31,7 @@ from lightmill.datasets.verdicts import (
     RULE_OF,
     TOO_LONG,
     TYPE,
+    UNREADABLE,
     Finding,
     Tally,
     action_for,
@@ -453,3 +454,12 @@ def test_rows_that_cannot_be_read_are_kept_as_text() -> None:
         "1,2,3",
     )
     assert unreadable([]).num_rows == 0
+
+
+def test_the_first_unreadable_row_is_refused_with_its_reason() -> None:
+    found = Finding(rows=1, first=7, why="it has 4 cells") + Finding(rows=1, first=3, why="it has 2 cells")
+    tally = Tally(rows=9, faults={(UNREADABLE, ""): found})
+    with pytest.raises(
+        RequestError, match=r"2 rows .*first people\.csv row 4 \(it has 2 cells\), and rules\.unreadable"
+    ):
+        refuse(tally, RulesSpec(unreadable="fail"), locate)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,6 +83,15 @@ def test_checking_a_file_counts_and_shows_no_value(home: Path, tmp_path: Path, k
     assert run(home, "masking.check", **asked, rows=3)["report"]["rows"] == 3
 
 
+def test_noise_in_a_csv_file_is_on_numbers(home: Path, tmp_path: Path) -> None:
+    rule = {"tags": ["pay"], "action": "noise", "epsilon": 0.5, "minimum": 0, "maximum": 100}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump({"name": "p", "rules": [rule]}))
+    (tmp_path / "a.csv").write_text("name,wage\nx,1\ny,2.5\nz,much\n")
+    tags = {"wage": ["pay"]}
+    found = run(home, "masking.check", policy=str(tmp_path / "p.yaml"), path=str(tmp_path / "a.csv"), tags=tags)
+    assert (found["report"]["epsilon"], found["report"]["rows"], found["unreadable"]) == ({"wage": 0.5}, 2, 1)
+
+
 def test_what_a_check_cannot_answer_is_refused_with_a_remedy(home: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="a text or a file"):
         run(home, "masking.check", policy="staff@1")
@@ -129,3 +141,30 @@ def test_a_policy_that_would_mask_no_log_line_or_is_not_there_is_refused(home: P
         mask_logs(open_platform(Settings(home=home, log_masking="columns@1")))
     with pytest.raises(NotFoundError):
         mask_logs(open_platform(Settings(home=home, log_masking="nobody")))
+
+
+@pytest.mark.slow
+def test_the_commands_show_tables_to_people_and_json_to_scripts(home: Path, tmp_path: Path) -> None:
+    def lightmill(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        script = "from lightmill.cli import main; main()"
+        environment = os.environ | {"LIGHTMILL_HOME": str(home), "COLUMNS": "160"}
+        return subprocess.run(
+            [sys.executable, "-c", script, "masking", *arguments],
+            env=environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    added = lightmill("add", str(home / "masking.yaml"), "--json")
+    assert json.loads(added.stdout)["policy"]["version"] == 1
+    assert "staff@1" in lightmill("list").stdout
+    shown = lightmill("show", "staff").stdout
+    assert "tag date_of_birth" in shown and "every text" in shown
+    checked = lightmill("check", "staff@1", "--text", "-", stdin=f"call {SECRETS[1]}")
+    assert "call [phone]" in checked.stdout and SECRETS[1] not in checked.stdout + checked.stderr
+    assert lightmill("show", "staff@9").returncode == 3
+    assert lightmill("check", "staff@1").returncode == 2
+    assert lightmill("check", "staff@1", "--text", "a", "--tag", "born").returncode == 2

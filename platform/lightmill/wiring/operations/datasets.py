@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,8 @@ def infer(context: OperationContext, options: InferOptions) -> Inferred:
             tables[part.path] = _typed(chunk.table) if declared["format"] == "csv" else chunk.table
     if not tables:
         raise RequestError(f"The sample of {options.path} has no rows; {len(bad)} could not be read.")
-    shown = {**declared, "path": _seen_from(options.path, options.folder)}
-    proposal = propose(tables, options.name, shown)
+    path, note = _seen_from(options.path, options.folder)
+    proposal = propose(tables, options.name, {**declared, "path": path}, [note] if note else [])
     return Inferred(
         text=proposal.text,
         rows=sum(len(table) for table in tables.values()),
@@ -159,9 +160,19 @@ def _plain_name(path: str) -> str:
     return path.lower().removesuffix(".gz").removesuffix(".zst").removesuffix(".bz2")
 
 
-def _seen_from(path: str, folder: str) -> str:
-    below = folder.rstrip("/") + "/"
-    return path.removeprefix(below) if path.startswith(below) and below != "/" else path
+def _seen_from(path: str, folder: str) -> tuple[str, str | None]:
+    """Return a path as it is written in a specification that lies in `folder`, and a note where that needs one.
+
+    It is relative where both lie in one folder other than the root, so that they may move together.
+    """
+    if "://" in path or folder == "/":
+        return path, None
+    shared = os.path.commonpath([path, folder])
+    if shared == "/":
+        note = f"source.path is absolute, since it shares no folder with {folder}; the file must be there for the job"
+        return path, note
+    seen = os.path.relpath(path, folder)
+    return (f"{seen}/" if path.endswith("/") else seen), None
 
 
 def _typed(table: pa.Table) -> pa.Table:

@@ -144,8 +144,11 @@ def _check_text(policy: MaskingPolicy, key: bytes, text: str) -> PolicyCheck:
 def _check_file(
     context: OperationContext, policy: MaskingPolicy, key: bytes, options: CheckPolicyOptions
 ) -> PolicyCheck:
-    declared = described(str(options.path), options.format)
-    source = open_source(SOURCE.validate_python(declared), Path("/"))
+    spec = SOURCE.validate_python(described(str(options.path), options.format))
+    source = open_source(spec, Path("/"))
+    types = _with_numbers(source.schema(), policy, options.tags)
+    if types:
+        source = open_source(spec, Path("/"), types)
     masker = Masker(policy, key, tags=options.tags)
     empty, report = masker.apply(source.schema().empty_table(), pa.array([], pa.int64()))
     bad: list[BadRow] = []
@@ -158,6 +161,18 @@ def _check_file(
             if report.rows >= options.rows:
                 return _checked(report, source.schema(), empty.schema, bad, whole=False)
     return _checked(report, source.schema(), empty.schema, bad, whole=True)
+
+
+def _with_numbers(schema: pa.Schema, policy: MaskingPolicy, tags: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+    """Return the types of all columns where noise is for one that the file has as text, as CSV has all; else none."""
+    noisy = [rule for rule in policy.rules if rule.action == "noise"]
+    named = {
+        field.name
+        for field in schema
+        for rule in noisy
+        if pa.types.is_string(field.type) and (field.name in rule.columns or {*rule.tags} & {*tags.get(field.name, ())})
+    }
+    return {field.name: pa.float64() if field.name in named else field.type for field in schema} if named else {}
 
 
 def _checked(report: MaskingReport, before: Any, after: Any, bad: list[BadRow], *, whole: bool) -> PolicyCheck:
