@@ -47,6 +47,7 @@ SPEC: dict[str, Any] = {
         {"step": "one_hot", "columns": ["land"]},
     ],
 }
+IMPUTED = {"step": "impute", "columns": ["age"], "with": "mean"}
 
 
 class Place:
@@ -216,7 +217,7 @@ def test_a_third_append_and_keys_of_its_own_after_rekeying(place: Place) -> None
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"prepare": SPEC["prepare"][:2]}, "`prepare` is not as it was"),
+        ({"prepare": [IMPUTED, *SPEC["prepare"][1:]]}, "`prepare` is not as it was"),
         ({"rules": {"duplicates": "drop"}}, "compares rows with all others"),
         ({"source": {"format": "parquet", "path": "rows/1.parquet"}}, "had"),
     ],
