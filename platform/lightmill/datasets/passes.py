@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
+import ray
 import ray.data
 from ray.data import Datasource
 from ray.data.block import BlockMetadata
@@ -43,9 +44,8 @@ class WorkSource(Datasource):
     def __init__(self, name: str, source: Source, tasks: dict[int, Sequence[Part]], work: Work[Any]) -> None:
         super().__init__()
         self._name = name
-        self._source = source
         self._tasks = tasks
-        self._work = work
+        self._shared = ray.put((source, work))  # once for all tasks: a source may list very many files
 
     def get_name(self) -> str:
         """Return the name that Ray shows."""
@@ -63,9 +63,10 @@ class WorkSource(Datasource):
         return [ReadTask(self._task(number, parts), metadata) for number, parts in self._tasks.items()]
 
     def _task(self, number: int, parts: Sequence[Part]) -> Callable[[], list[pa.Table]]:
-        source, work = self._source, self._work
+        shared = self._shared
 
         def run() -> list[pa.Table]:
+            source, work = ray.get(shared)
             blocks = (block for part in parts for block in read_blocks(source, part))
             return [pa.table({RESULT: [pickle.dumps(work(blocks, number), protocol=5)]})]
 

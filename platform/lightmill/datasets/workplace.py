@@ -68,23 +68,24 @@ def workplace(registry: Registry, spec: DatasetSpec, identity: str, folder: Path
     if folder is None:
         with (
             tempfile.TemporaryDirectory(prefix="lightmill-") as made,
-            _opened(registry, spec, identity, Path(made)) as place,
+            _opened(registry, spec, identity, Path(made), keeps=False) as place,
         ):
             yield place
         return
     _tidy(folder)
-    with _opened(registry, spec, identity, folder) as place:
+    with _opened(registry, spec, identity, folder, keeps=True) as place:
         yield place
 
 
 @contextmanager
-def _opened(registry: Registry, spec: DatasetSpec, identity: str, folder: Path) -> Iterator[Workplace]:
+def _opened(registry: Registry, spec: DatasetSpec, identity: str, folder: Path, *, keeps: bool) -> Iterator[Workplace]:
     path = folder / f"{identity}.journal"
     work = _resumed(registry, path) or _begun(registry, spec, path)
     try:
         yield work
-    except LightmillError as exc:
-        if not isinstance(exc, UnavailableError):
+    except BaseException as exc:
+        refused = isinstance(exc, LightmillError) and not isinstance(exc, UnavailableError)
+        if refused or not keeps:
             work.draft.release()
             work.journal.remove()
         raise
