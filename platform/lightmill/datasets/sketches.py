@@ -178,9 +178,13 @@ def most_frequent(counts: dict[str, int], most: int) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:most]
 
 
-def smallest_rows(row_id: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
-    """Return the positions of the rows that a `Sample` of `limit` rows would keep of a block."""
-    return _smallest(_hashes(row_id), limit)
+def smallest_rows(row_id: npt.NDArray[np.int64], limit: int, before: Sample | None = None) -> npt.NDArray[np.int64]:
+    """Return the positions of the rows that a `Sample` of `limit` rows would keep of a block, added to `before`."""
+    hashes = _hashes(row_id)
+    if before is None or len(before.hashes) < limit:
+        return _smallest(hashes, limit)
+    some = np.flatnonzero(hashes < before.hashes[-1])
+    return some[_smallest(hashes[some], limit)]
 
 
 def _hashes(row_id: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
