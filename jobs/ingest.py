@@ -19,6 +19,7 @@ def work(context: JobContext, spec: DatasetSpec) -> dict[str, object]:
     """Ingest; a relative source path is taken from the specification's folder."""
     from lightmill.datasets.ingest import ingest
 
+    spec = spec.with_policy(context.platform.policies.settle)
     for path in spec.local_paths():
         context.refuse_own_files(context.folder / path)
     summary = ingest(
@@ -26,7 +27,7 @@ def work(context: JobContext, spec: DatasetSpec) -> dict[str, object]:
         context.folder,
         context.platform.registry,
         context.platform.location,
-        context.provenance,
+        context.provenance.model_copy(update={"spec": spec.model_dump(mode="json")}),
         context.report,
         context.platform.settings.home / "ingest",
         allow_python=context.platform.settings.allow_python_steps,

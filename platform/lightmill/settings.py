@@ -51,6 +51,7 @@ class Settings(BaseSettings):
     cache_path: Path | None = None
     cache_bytes: int | None = Field(default=None, ge=0)
     spill_path: Path | None = None
+    log_masking: str = ""
     url: str = ""
     api_key: SecretStr | None = None
 
@@ -193,6 +194,7 @@ class Settings(BaseSettings):
             **({"LIGHTMILL_CACHE_PATH": str(self.cache_folder)} if self.cache_path else {}),
             **({} if self.cache_bytes is None else {"LIGHTMILL_CACHE_BYTES": str(self.cache_bytes)}),
             "LIGHTMILL_SPILL_PATH": str(self.spill_folder),
+            "LIGHTMILL_LOG_MASKING": self.log_masking,
             "LIGHTMILL_DASHBOARD_PORT": str(self.dashboard_port),
             # Ray closed to strangers: its token on, its ports on loopback (what Ray does on laptops).
             "RAY_AUTH_MODE": "token",

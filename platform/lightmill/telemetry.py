@@ -16,3 +16,11 @@ def configure_logging(level: int = logging.INFO) -> None:
         logger.addHandler(handler)
     logger.setLevel(level)
     logger.propagate = False
+
+
+def filter_logs(filter: logging.Filter) -> None:
+    """Pass what `configure_logging` sends through a filter from now on, in place of an earlier one."""
+    for handler in logging.getLogger("lightmill").handlers:
+        for earlier in list(handler.filters):
+            handler.removeFilter(earlier)
+        handler.addFilter(filter)

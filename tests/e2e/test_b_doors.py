@@ -165,3 +165,10 @@ def test_notebook(platform: TestPlatform) -> None:
         output for cell in notebook.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
     ]
     assert len(images) >= 2
+    shown = [
+        output["data"]["text/html"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "data" in output and "text/html" in output["data"]
+    ]
+    assert any("Profile of digits" in page and page.startswith("<iframe sandbox") for page in shown)

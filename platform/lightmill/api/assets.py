@@ -6,9 +6,11 @@ import json
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
+from fastapi.responses import HTMLResponse
 from pydantic import Field
 
 from lightmill.control.assets import AssetService
+from lightmill.datasets.profile_page import PAGE_POLICY, profile_page
 from lightmill.records.annotations import Stage, TagsChanged, TextChanged
 from lightmill.records.assets import (
     AliasMove,
@@ -20,6 +22,7 @@ from lightmill.records.assets import (
 )
 from lightmill.records.base import Record
 from lightmill.records.dataset_versions import DatasetDiff, RowTrace
+from lightmill.records.profile import ProfileRecord
 from lightmill.records.references import AssetKind
 from lightmill.records.search import PAGE_MAX, QUERY_MAX, ROWS_MAX, SearchPage
 
@@ -170,3 +173,12 @@ def _of_datasets(router: APIRouter, service: AssetService) -> None:
     @router.get("/datasets/{name}/versions/{selector}/card")
     def card(name: str, selector: str) -> str:
         return service.describe_dataset(f"{name}@{selector}")[1]
+
+    @router.get("/datasets/{name}/versions/{selector}/profile")
+    def profile(name: str, selector: str) -> ProfileRecord:
+        return service.profile(f"{name}@{selector}")
+
+    @router.get("/datasets/{name}/versions/{selector}/profile.html", response_class=HTMLResponse)
+    def page_of_profile(name: str, selector: str) -> HTMLResponse:
+        headers = {"Content-Security-Policy": PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
+        return HTMLResponse(profile_page(service.profile(f"{name}@{selector}")), headers=headers)

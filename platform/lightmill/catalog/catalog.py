@@ -12,6 +12,7 @@ from lightmill.catalog.facts import Facts
 from lightmill.catalog.jobs import Jobs
 from lightmill.catalog.keys import Keys
 from lightmill.catalog.marks import Marks
+from lightmill.catalog.masking_policies import MaskingPolicies
 from lightmill.catalog.notes import VersionNotes
 from lightmill.catalog.runs import Runs
 from lightmill.catalog.search import Search
@@ -34,6 +35,7 @@ class Catalog:
         jobs: Jobs and their progress.
         runs: Metrics by epoch.
         keys: API keys, by the digests of their secrets.
+        masking_policies: Masking policies by name and number, signed.
         facts: Small facts about this deployment.
     """
 
@@ -47,6 +49,7 @@ class Catalog:
         self.jobs = Jobs(database)
         self.runs = Runs(database)
         self.keys = Keys(database)
+        self.masking_policies = MaskingPolicies(database)
         self.facts = Facts(database)
 
     @classmethod

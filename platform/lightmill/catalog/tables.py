@@ -28,7 +28,7 @@ from sqlalchemy import (
     column,
 )
 
-HEAD = "0002"
+HEAD = "0003"
 """The revision of these tables; revisions are numbers, so that a newer one can be told from an older one."""
 
 REVISION_TABLE = "lightmill_revision"
@@ -199,6 +199,16 @@ api_keys = Table(
     Column("role", _text, nullable=False),
     Column("created", _text, nullable=False),
     Column("revoked", _text),
+)
+
+# `signed` is what counts and is verified by whoever reads it; the other columns find it.
+masking_policies = Table(
+    "masking_policies",
+    metadata,
+    Column("name", _text, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("created", _text, nullable=False),
+    Column("signed", _text, nullable=False),
 )
 
 facts = Table(

@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from lightmill.cli import assets, demo, endpoints, jobs, keys, lineage, node, registry
+from lightmill.cli import assets, demo, endpoints, jobs, keys, lineage, masking, node, registry
 from lightmill.cli.output import fail
 from lightmill.errors import LightmillError
 
@@ -30,6 +30,7 @@ lineage.add_to(app)
 endpoints.add_to(app)
 registry.add_to(app)
 keys.add_to(app)
+masking.add_to(app)
 
 
 @app.callback()

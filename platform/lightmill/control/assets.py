@@ -11,6 +11,7 @@ from lightmill.catalog import Catalog
 from lightmill.datasets.described import described
 from lightmill.datasets.diff import diff
 from lightmill.datasets.exporting import describe_sealed
+from lightmill.datasets.profiles import read_profile
 from lightmill.datasets.reading import read_rows
 from lightmill.datasets.tracing import trace_position, trace_row
 from lightmill.errors import ConflictError, RequestError
@@ -27,6 +28,7 @@ from lightmill.records.assets import (
 )
 from lightmill.records.base import now_iso
 from lightmill.records.dataset_versions import DatasetDiff, RowTrace
+from lightmill.records.profile import ProfileRecord
 from lightmill.records.references import AssetKind, VersionId, parse_reference
 from lightmill.records.search import (
     PAGE_MAX,
@@ -146,6 +148,10 @@ class AssetService:
 
     def _dataset(self, reference: str) -> OpenVersion:
         return self._registry.open(self._registry.resolve(AssetKind.DATASET, parse_reference(reference)))
+
+    def profile(self, reference: str) -> ProfileRecord:
+        """Return the profile of a dataset version; NotFoundError if there is none of either."""
+        return read_profile(self._dataset(reference))
 
     def _listed(self, id: VersionId | None) -> VersionSummary | None:
         return self._catalog.versions.find(id) if id else None

@@ -19,7 +19,7 @@ from lightmill.records.platform import PlatformStatus
 from lightmill.records.references import AssetKind, Reference, parse_reference
 from lightmill.records.search import parse_comparisons
 from lightmill.records.specs import EndpointSpec, TrainSpec, parse_spec
-from lightmill.registry import Registry, RegistryLocation
+from lightmill.registry import PolicyBook, Registry, RegistryLocation
 from lightmill.settings import Settings
 
 
@@ -70,9 +70,10 @@ class ControlService:
 
         Raises:
             RequestError: The specification is invalid.
-            NotFoundError: The source file is not on this machine.
+            NotFoundError: The source file is not on this machine, or there is no masking policy of that name.
         """
-        parsed = parse_spec(DatasetSpec, spec, "The dataset specification")
+        book = PolicyBook(self._catalog, self._registry.keyring)
+        parsed = parse_spec(DatasetSpec, spec, "The dataset specification").with_policy(book.settle)
         for path in parsed.local_paths():
             source = (Path(folder) / path).resolve()
             if source.is_relative_to(self._settings.home.resolve()):

@@ -9,7 +9,10 @@ from collections.abc import Sequence
 from lightmill.records.profile import Histogram
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
-WIDTH, HEIGHT = 360, 120
+WIDTH, HEIGHT = 360, 140
+BASE = HEIGHT - 16
+NAMED_MAX = 24
+"""The most columns of a heat map that are named beside it."""
 SERIES = 6
 
 
@@ -42,59 +45,72 @@ def svg(title: str, body: str, width: int, height: int) -> str:
 
 
 def histogram(title: str, found: Histogram) -> str:
-    """Return bars over a number line."""
+    """Return bars over a number line; the height of the tallest is written above them."""
     most = max(found.counts, default=0) or 1
     step = WIDTH / max(len(found.counts), 1)
     bars = "".join(
-        f'<rect class="s0" x="{index * step + 0.5:.1f}" y="{HEIGHT - 16 - height:.1f}" '
+        f'<rect class="s0" x="{index * step + 0.5:.1f}" y="{BASE - height:.1f}" '
         f'width="{max(step - 1, 0.5):.1f}" height="{height:.1f}"/>'
         for index, count in enumerate(found.counts)
-        if (height := (HEIGHT - 24) * count / most)
+        if (height := (BASE - 16) * count / most)
     )
-    return svg(title, bars + _ends(found.edges[0], found.edges[-1]), WIDTH, HEIGHT)
+    top = f'<text x="0" y="10">up to {escaped(number(most))} values</text>'
+    return svg(title, top + bars + _ends(found.edges[0], found.edges[-1]), WIDTH, HEIGHT)
 
 
 def _ends(low: float, high: float) -> str:
     return (
-        f'<line class="axis" x1="0" y1="{HEIGHT - 16}" x2="{WIDTH}" y2="{HEIGHT - 16}"/>'
+        f'<line class="axis" x1="0" y1="{BASE}" x2="{WIDTH}" y2="{BASE}"/>'
         f'<text x="0" y="{HEIGHT - 3}">{escaped(number(low))}</text>'
         f'<text x="{WIDTH}" y="{HEIGHT - 3}" text-anchor="end">{escaped(number(high))}</text>'
     )
 
 
 def bars(title: str, rows: Sequence[tuple[str, Sequence[float]]], largest: float | None = None) -> str:
-    """Return one horizontal bar for each (name, parts) row; parts are stacked in the colours of their series."""
-    height, left = 18, 140
+    """Return one horizontal bar for each (name, parts) row; parts are stacked in the colours of their series.
+
+    Beside a bar stands its sum, or with `largest`, which a whole bar is, its share of that.
+    """
+    height, left, right = 18, 120, 56
     most = largest or max((sum(parts) for _, parts in rows), default=0) or 1
     body: list[str] = []
     for index, (name, parts) in enumerate(rows):
         top, at = index * height, float(left)
-        short = name if len(name) <= 20 else name[:19] + "\u2026"
-        body.append(f'<text x="{left - 6}" y="{top + 13}" text-anchor="end">{escaped(short)}</text>')
+        body.append(f'<text x="{left - 6}" y="{top + 13}" text-anchor="end">{_short(name)}</text>')
         for series, part in enumerate(parts):
-            width = (WIDTH - left) * part / most
+            width = (WIDTH - left - right) * part / most
             if width > 0:
                 place = f'x="{at:.1f}" y="{top + 2}" width="{width:.1f}" height="{height - 4}"'
                 body.append(f'<rect class="s{series % SERIES}" {place}/>')
             at += width
+        said = number(sum(parts)) if largest is None else percent(sum(parts), largest)
+        body.append(f'<text x="{at + 5:.1f}" y="{top + 13}">{escaped(said)}</text>')
     return svg(title, "".join(body), WIDTH, max(height * len(rows), 1))
 
 
 def heatmap(title: str, names: Sequence[str], values: Sequence[Sequence[float | None]]) -> str:
     """Return a square of cells: one colour for positive values, another for negative, fainter towards 0."""
     cell = max(8, min(28, 640 // max(len(names), 1)))
-    body: list[str] = []
+    left = 120 if len(names) <= NAMED_MAX else 0
+    body = [
+        f'<text x="{left - 6}" y="{row * cell + cell / 2 + 4:.0f}" text-anchor="end">{_short(name)}</text>'
+        for row, name in enumerate(names if left else ())
+    ]
     for row, line in enumerate(values):
         for column, value in enumerate(line):
             tip = f"{escaped(names[row])}, {escaped(names[column])}: {'-' if value is None else f'{value:.2f}'}"
             kind = "none" if value is None else "s0" if value >= 0 else "s1"
             opacity = 1.0 if value is None else abs(value)
             body.append(
-                f'<rect class="{kind}" x="{column * cell}" y="{row * cell}" width="{cell - 1}" height="{cell - 1}" '
-                f'fill-opacity="{opacity:.2f}"><title>{tip}</title></rect>'
+                f'<rect class="{kind}" x="{left + column * cell}" y="{row * cell}" width="{cell - 1}" '
+                f'height="{cell - 1}" fill-opacity="{opacity:.2f}"><title>{tip}</title></rect>'
             )
     size = cell * max(len(names), 1)
-    return svg(title, "".join(body), size, size)
+    return svg(title, "".join(body), left + size, size)
+
+
+def _short(name: str) -> str:
+    return escaped(name if len(name) <= 18 else name[:17] + "\u2026")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], caption: str) -> str:

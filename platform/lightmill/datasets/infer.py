@@ -7,7 +7,7 @@ names hint at personal data are never written.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,13 +39,16 @@ class Proposal:
     text: str
 
 
-def propose(tables: Mapping[str, pa.Table], name: str, source: Mapping[str, Any] | None = None) -> Proposal:
+def propose(
+    tables: Mapping[str, pa.Table], name: str, source: Mapping[str, Any] | None = None, remarks: Sequence[str] = ()
+) -> Proposal:
     """Return a first specification for a dataset.
 
     Args:
         tables: Samples of the source's rows by file name, such as the first thousand rows of each file.
         name: The dataset's name.
         source: The `source` section, where it is known.
+        remarks: What else the text should say at its beginning, as comments.
 
     Raises:
         RequestError: There is no column in common to propose, or a file has a column twice.
@@ -77,7 +80,9 @@ def propose(tables: Mapping[str, pa.Table], name: str, source: Mapping[str, Any]
         spec["features"] = {"shape": [len(features)]}
     spec |= {"columns": [rule for rule, _ in entries], "rules": rules, "split": split}
     rows = sum(table.num_rows for table in tables.values())
-    return Proposal(spec=spec, text=proposal_text(spec, entries, notes + _advice(guesses, label), rows, len(tables)))
+    return Proposal(
+        spec=spec, text=proposal_text(spec, entries, [*remarks, *notes, *_advice(guesses, label)], rows, len(tables))
+    )
 
 
 def _advice(guesses: list[Guess], label: Guess | None) -> list[str]:

@@ -102,7 +102,7 @@ def ingest(
             return summarize(base.version.id, registry.mid(AssetKind.DATASET, spec.name), base.version.manifest)
     name = identity(spec, folder, blocks.parts, registry, str(base.version.id.digest) if base else "")
     with user_errors(), workplace(registry, spec, name, work_folder) as place:
-        job = _Ingestion(spec, resources, location, reader, blocks, base, place, report)
+        job = _Ingestion(spec, folder, resources, location, reader, blocks, base, place, report)
         content = job.content(provenance)
         return registry.commit(place.draft, content)
 
@@ -125,6 +125,7 @@ class _Ingestion:
     def __init__(
         self,
         spec: DatasetSpec,
+        folder: Path,
         resources: Resources,
         location: RegistryLocation,
         reader: RowReader,
@@ -134,6 +135,7 @@ class _Ingestion:
         report: Report,
     ) -> None:
         self._spec = spec
+        self._folder = folder
         self._resources = resources
         self._location = location
         self._reader = reader
@@ -151,7 +153,13 @@ class _Ingestion:
         kept = KeptRows(self._reader, self._spec, judged)
         known = self._base.state.found if self._base else None
         measured = measure(
-            self._passes, kept, self._spec, self._resources, lambda: self._meter("fit and profile", judged.kept), known
+            self._passes,
+            kept,
+            self._spec,
+            self._folder,
+            self._resources,
+            lambda: self._meter("fit and profile", judged.kept),
+            known,
         )
         if self._base is None:
             refuse_empty(measured.part.splits)

@@ -195,7 +195,7 @@ def _tally(judged: JudgedBlock) -> Tally:
     tally = judged.judgement.tally
     for bad in judged.bad:
         where = (TYPE if bad.kind == "type" else UNREADABLE, bad.column or "")
-        first = Finding(rows=1, first=(bad.file << ROW_BITS) + bad.row)
+        first = Finding(rows=1, first=(bad.file << ROW_BITS) + bad.row, why=bad.reason)
         tally = tally + Tally(rows=1, faults={where: first})
     return tally
 

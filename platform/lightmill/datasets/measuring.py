@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -86,6 +87,7 @@ def measure(
     passes: Passes,
     kept: KeptRows,
     spec: DatasetSpec,
+    folder: Path,
     resources: Resources,
     meter: Callable[[], Meter],
     known: Found | None = None,
@@ -95,11 +97,11 @@ def measure(
     With `known`, a preparation that has been fitted, the rows are only profiled.
 
     Raises:
-        NotFoundError: A tokenizer file is not in the folder of `resources`.
+        NotFoundError: A tokenizer file is not in `folder`.
         RequestError: A step does not fit the rows, or there is nothing to fit on.
     """
     profiler = Profiler(_shown_columns(spec, kept.reader.schema))
-    found = known or settle(spec.prepare, resources.root)
+    found = known or settle(spec.prepare, folder)
     needed = [] if known else [*stages(spec.prepare)]
     first: _Sums | None = None
     for number, stage in enumerate(needed or [None]):

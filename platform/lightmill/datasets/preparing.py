@@ -16,7 +16,6 @@ from lightmill.datasets.judging import KeptRows
 from lightmill.datasets.quarantine import quarantine, unreadable
 from lightmill.datasets.rows import Blocks
 from lightmill.datasets.sealed import SPLIT_COLUMN, PreparedBlock
-from lightmill.datasets.sources.port import ROW_BITS
 from lightmill.datasets.splitting import Codes
 from lightmill.datasets.verdicts import TYPE, UNREADABLE, action_for, bad_rows
 from lightmill.errors import RequestError
@@ -155,11 +154,7 @@ class Prepare:
         tables: list[pa.Table] = []
         if len(rows):
             tables.append(quarantine(source, judgement, rows, self._blocks.locate, verdict))
-        lost = [
-            ((one.file << ROW_BITS) + one.row, one.path, one.row + 1, one.reason, one.text)
-            for one in bad
-            if action_for(TYPE if one.kind == "type" else UNREADABLE, rules) == "quarantine"
-        ]
+        lost = [one for one in bad if action_for(TYPE if one.kind == "type" else UNREADABLE, rules) == "quarantine"]
         if lost:
             tables.append(unreadable(lost))
         masked = [self._kept.reader.masked_aside(table) for table in tables]

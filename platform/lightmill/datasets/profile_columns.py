@@ -50,7 +50,8 @@ def column_summary(
 ) -> ColumnSummary:
     """Return the summary of a column; `place` is its number in the names of the sample's columns."""
     counted = part.counts.counts if part.counts else None
-    distinct = len(counted) if counted is not None else part.distinct.estimate() if part.distinct else None
+    distinct = min(part.distinct.estimate(), part.count) if part.distinct else None
+    distinct = distinct if counted is None else len(counted)
     return ColumnSummary(
         name=name,
         dtype=column.dtype if not column.shape else f"{column.dtype} {list(column.shape)}",

@@ -14,12 +14,14 @@ from pyarrow import compute
 
 from lightmill.datasets.columns import ROW_ID
 from lightmill.datasets.expectations import Judgement
-from lightmill.datasets.verdicts import REASONS, RULE_OF, UNREADABLE, Locate
+from lightmill.datasets.sources.port import ROW_BITS, BadRow
+from lightmill.datasets.verdicts import REASONS, RULE_OF, TYPE, UNREADABLE, Locate
 from lightmill.errors import RequestError
 
 pc: Any = compute  # pyarrow makes these functions at import; type checkers do not see them
 
 PREFIX = "quarantine_"
+REST = "; neither this row nor what follows it could be read"
 HEAD = pa.schema(
     [
         (ROW_ID, pa.int64()),
@@ -75,19 +77,25 @@ def quarantine(
     return pa.Table.from_arrays(head + texts, names=[*HEAD.names, *others])
 
 
-def unreadable(rows: Sequence[tuple[int, str, int, str, str]]) -> pa.Table:
-    """Return rows that could not be read at all: (row id, file, row from 1, why, text) each.
+def unreadable(rows: Sequence[BadRow]) -> pa.Table:
+    """Return rows that could not be read, or not in the types that were declared.
 
     The columns are those of `HEAD` and `quarantine_why` and `quarantine_text`.
     """
-    ids, files, numbers, why, texts = zip(*rows, strict=True) if rows else ((), (), (), (), ())
-    count = len(rows)
-    head = [ids, [REASONS[UNREADABLE]] * count, [None] * count, [RULE_OF[UNREADABLE]] * count, files, numbers]
+    codes = [TYPE if bad.kind == "type" else UNREADABLE for bad in rows]
+    why = [bad.reason + (REST if bad.rest else "") for bad in rows]
+    values = [
+        [(bad.file << ROW_BITS) + bad.row for bad in rows],
+        [REASONS[code] for code in codes],
+        [bad.column for bad in rows],
+        [RULE_OF[code] for code in codes],
+        [bad.path for bad in rows],
+        [bad.row + 1 for bad in rows],
+        why,
+        [bad.text for bad in rows],
+    ]
     schema = HEAD.append(pa.field(f"{PREFIX}why", pa.string())).append(pa.field(f"{PREFIX}text", pa.string()))
-    return pa.Table.from_arrays(
-        [pa.array(list(values), type=kind.type) for values, kind in zip([*head, why, texts], schema, strict=True)],
-        schema=schema,
-    )
+    return pa.table([pa.array(list(found), type=kind.type) for found, kind in zip(values, schema, strict=True)], schema)
 
 
 def as_text(values: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -80,7 +80,7 @@ def _named(spec: DatasetSpec) -> set[str]:
         found |= {*getattr(step, "columns", ()), getattr(step, "column", "")}
         if isinstance(step, Filter | Derive):
             found |= columns_in(parse(step.where if isinstance(step, Filter) else step.value)) or set()
-    rules = spec.masking.rules if spec.masking else ()
+    rules = spec.policy.rules if spec.policy else ()
     return found | {name.partition(".")[0] for rule in rules for name in rule.columns}
 
 
@@ -136,7 +136,7 @@ class RowReader:
 
         Columns that the policy treats as a whole show `[masked]`; elsewhere what its detectors find is masked.
         """
-        policy = self._spec.masking
+        policy = self._spec.policy
         if policy is None:
             return table
         hidden = self._hidden_columns()
@@ -153,7 +153,7 @@ class RowReader:
         return pa.Table.from_arrays(columns, names=table.column_names)
 
     def _hidden_columns(self) -> set[str]:
-        policy = self._spec.masking
+        policy = self._spec.policy
         rules = policy.rules if policy else ()
         names = {name.partition(".")[0] for rule in rules for name in rule.columns}
         tags = {tag for rule in rules for tag in rule.tags}
@@ -168,7 +168,7 @@ class RowReader:
         Raises:
             RequestError: It changes a feature, image, text or label column as a whole, otherwise than by noise.
         """
-        policy = self._spec.masking
+        policy = self._spec.policy
         for rule in policy.rules if policy else ():
             if rule.detectors or rule.action in ("keep", "noise"):
                 continue
@@ -182,14 +182,15 @@ class RowReader:
                     )
 
     def _whole_masker(self) -> Masker | None:
-        if self._spec.masking is None:
+        policy = self._spec.policy
+        if policy is None:
             return None
         if self._masker is None:
-            self._masker = Masker(self._spec.masking, self._key(), tags=self._tags())
+            self._masker = Masker(policy, self._key(), tags=self._tags())
         return self._masker
 
     def _free_masker(self) -> Masker | None:
-        policy = self._spec.masking
+        policy = self._spec.policy
         if policy is None:
             return None
         free = tuple(rule for rule in policy.rules if not rule.columns and not rule.tags)

@@ -11,12 +11,15 @@ from lightmill.errors import LightmillError
 
 
 def original_error(exc: BaseException) -> LightmillError | None:
-    """Return the Lightmill error that lies behind an exception of Ray, if one does."""
+    """Return the Lightmill error that lies behind an exception of Ray, if one does.
+
+    Ray makes an error of a task an instance of both its own class and ours, whose text is a stack trace of the worker.
+    """
     seen: set[int] = set()
     waiting: list[object] = [exc]
     while waiting:
         current = waiting.pop()
-        if isinstance(current, LightmillError):
+        if isinstance(current, LightmillError) and not isinstance(current, RayError):
             return current
         if not isinstance(current, BaseException) or id(current) in seen:
             continue
@@ -32,10 +35,8 @@ def user_errors() -> Iterator[None]:
     """Raise the Lightmill error behind an error of Ray, in place of the latter."""
     try:
         yield
-    except LightmillError:
-        raise
-    except (RayError, RuntimeError, ValueError) as exc:
+    except (LightmillError, RayError, RuntimeError, ValueError) as exc:
         original = original_error(exc)
-        if original is None:
+        if original is None or original is exc:
             raise
         raise type(original)(original.message) from exc

@@ -45,13 +45,18 @@ Locate = Callable[[int], tuple[str, int]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """How many rows have one fault in one column, and the smallest row id among them."""
+    """How many rows have one fault in one column, the smallest row id among them, and what is wrong with that row.
+
+    `why` is for rows that could not be read, of which the reason alone says little; it holds no value.
+    """
 
     rows: int
     first: int
+    why: str = ""
 
     def __add__(self, other: Finding) -> Finding:
-        return Finding(rows=self.rows + other.rows, first=min(self.first, other.first))
+        first, why = min((self.first, self.why), (other.first, other.why))
+        return Finding(rows=self.rows + other.rows, first=first, why=why)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,20 +158,20 @@ def refuse(tally: Tally, rules: RulesSpec, locate: Locate) -> None:
         RequestError: A rule that says `fail` is broken; names the fault that comes first in the source.
     """
     broken = [
-        (found.first, PRECEDENCE.index(code), code, column, found.rows)
+        (found.first, PRECEDENCE.index(code), code, column, found.why, found.rows)
         for (code, column), found in tally.faults.items()
         if action_for(code, rules) == "fail"
     ]
     if not broken:
         return
-    first, _, code, column, count = min(broken)
+    first, _, code, column, why, count = min(broken)
     file, row = locate(first)
     rule = RULE_OF[code]
     where = f" in column {column!r}" if column else ""
     more = sum(entry[-1] for entry in broken) - count
     raise RequestError(
-        f"{_rows(count)} {'has' if count == 1 else 'have'} a fault ({REASONS[code]}{where}), first {file} row {row}, "
-        f"and rules.{rule} is 'fail'"
+        f"{_rows(count)} {'has' if count == 1 else 'have'} a fault ({REASONS[code]}{where}), first {file} row {row}"
+        f"{f' ({why})' if why else ''}, and rules.{rule} is 'fail'"
         + (f"; {_rows(more)} {'has' if more == 1 else 'have'} other faults" if more else "")
         + f". Correct the source, or set rules.{rule} to {_remedy(rule)}."
     )

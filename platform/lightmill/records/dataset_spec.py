@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from lightmill.errors import RequestError
 from lightmill.records.base import Record
-from lightmill.records.masking import MaskingPolicy
+from lightmill.records.masking import MaskingPolicy, parse_policy_reference
 from lightmill.records.preparation import Step
 from lightmill.records.quality import FLOATS, INTEGERS, ColumnRule, ExpectSpec, RulesSpec
 from lightmill.records.references import check_name
@@ -21,6 +23,13 @@ FEATURE_ROLES = ("feature", "image")
 NUMBERS = (*INTEGERS, *FLOATS, "bool")
 BY_COLUMN = ("impute", "clip", "standardize", "min_max", "one_hot", "ordinal", "text_normalize")
 KEEPS_WIDTH = ("impute", "clip", "standardize", "min_max", "filter", "deduplicate", "augment")
+
+
+PolicyOrName = Annotated[
+    Annotated[MaskingPolicy, Tag("policy")] | Annotated[str, Tag("name")],
+    Discriminator(lambda value: "name" if isinstance(value, str) else "policy"),
+]
+"""A masking policy written out, or `name@2` of one that the platform keeps."""
 
 
 class FeaturesSpec(Record):
@@ -50,7 +59,7 @@ class DatasetSpec(Spec):
     columns: tuple[ColumnRule, ...] = Field(min_length=1)
     rules: RulesSpec = RulesSpec()
     expect: ExpectSpec = ExpectSpec()
-    masking: MaskingPolicy | None = None
+    masking: PolicyOrName | None = None
     split: AnySplit = StratifiedSplit()
     prepare: tuple[Step, ...] = ()
     keep_source_columns: bool = True
@@ -80,6 +89,11 @@ class DatasetSpec(Spec):
     @classmethod
     def _name(cls, value: str) -> str:
         return check_name(value, "dataset")
+
+    @field_validator("masking")
+    @classmethod
+    def _masking(cls, value: MaskingPolicy | str | None) -> MaskingPolicy | str | None:
+        return str(parse_policy_reference(value)) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -154,6 +168,21 @@ class DatasetSpec(Spec):
         )
         steps = all(step.step in KEEPS_WIDTH and not getattr(step, "indicator", False) for step in self.prepare)
         return bool(self.feature_columns()) and numbers and steps
+
+    @property
+    def policy(self) -> MaskingPolicy | None:
+        """The masking policy, if there is one.
+
+        Raises:
+            RequestError: `masking` is still a name; `with_policy` puts the policy in its place.
+        """
+        if isinstance(self.masking, str):
+            raise RequestError(f"masking {self.masking!r} is kept by a platform; ingest through it, or write it out.")
+        return self.masking
+
+    def with_policy(self, settle: Callable[[MaskingPolicy | str], MaskingPolicy]) -> Self:
+        """Return the specification with its masking policy written out, as `settle` gives it."""
+        return self if self.masking is None else self.model_copy(update={"masking": settle(self.masking)})
 
     def all_sources(self) -> tuple[SourceSpec, ...]:
         """Return the sources, in order."""

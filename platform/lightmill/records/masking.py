@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from lightmill.errors import RequestError
 from lightmill.records.base import Record
-from lightmill.records.references import check_name
+from lightmill.records.references import LATEST, Reference, check_name, parse_reference
 
 PSEUDONYM_CHARS = 26
 """The usual length of a pseudonym: 26 characters of base32 are 130 bits."""
@@ -196,6 +196,30 @@ class MaskingPolicy(Record):
     def keyed(self) -> bool:
         """Return whether an action of the policy needs a key."""
         return any(rule.action in KEYED_ACTIONS for rule in self.rules)
+
+
+class SignedPolicy(Record):
+    """A policy with the number that the platform gave it, as it is signed; `version` of the policy is that number."""
+
+    format: Literal[1] = 1
+    policy: MaskingPolicy
+    created: str
+    publisher: str
+
+
+def parse_policy_reference(text: str) -> Reference:
+    """Read `name@2`, or `name` and `name@latest` for the newest number.
+
+    Raises:
+        RequestError: The name is malformed, or what follows it is neither a number nor `latest`.
+    """
+    reference = parse_reference(text)
+    if reference.seq is None and reference.selector != LATEST:
+        raise RequestError(
+            f"{text!r} names no masking policy: after '@' give its number, or 'latest'. `lightmill masking list` shows "
+            "what there is."
+        )
+    return reference
 
 
 class MaskedCount(Record):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from lightmill.registry.draft import Draft, DraftId
 from lightmill.registry.opening import RegistryLocation, initialize_store, read_store_id
+from lightmill.registry.policies import PolicyBook
 from lightmill.registry.publishing import Content
 from lightmill.registry.registry import Registry
 from lightmill.registry.version import OpenVersion
@@ -16,6 +17,7 @@ __all__ = [
     "Draft",
     "DraftId",
     "OpenVersion",
+    "PolicyBook",
     "Registry",
     "RegistryLocation",
     "initialize_store",

@@ -16,9 +16,11 @@ from lightmill.records.assets import (
     VersionSummary,
 )
 from lightmill.records.dataset_versions import DatasetDiff, RowTrace
+from lightmill.records.profile import ProfileRecord
 from lightmill.records.references import AssetKind, parse_reference
 from lightmill.records.search import PAGE_MAX, SearchPage
 from lightmill.sdk.cards import render_card
+from lightmill.sdk.profiles import ProfileView
 from lightmill.sdk.transport import Transport, path
 
 
@@ -188,3 +190,9 @@ class Datasets(Assets):
     def croissant(self, reference: str) -> dict[str, Any]:
         """Return the Croissant 1.1 metadata of a version; its digests are of the encrypted files on the store."""
         return self._transport.get(self._path(reference, "croissant"))
+
+    def profile(self, reference: str) -> ProfileView:
+        """Return the profile of a version, which a notebook shows as a page; NotFoundError if it has none."""
+        record = ProfileRecord.model_validate(self._transport.get(self._path(reference, "profile")))
+        page = self._transport.send("GET", self._path(reference, "profile.html")).text
+        return ProfileView(record=record, page=page)

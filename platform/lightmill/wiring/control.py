@@ -14,6 +14,7 @@ from lightmill.control.loop import ControlLoop
 from lightmill.control.ray_serve import ServeAdapter
 from lightmill.control.service import ControlService
 from lightmill.settings import Settings
+from lightmill.wiring.log_masking import mask_logs
 from lightmill.wiring.platform import open_platform
 
 
@@ -22,6 +23,7 @@ class ControlPlane:
 
     def __init__(self, settings: Settings) -> None:
         platform = open_platform(settings)
+        mask_logs(platform)
         self._catalog = platform.catalog
         jobs = Jobs(settings, platform.catalog)
         serve = ServeAdapter(

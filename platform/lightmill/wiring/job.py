@@ -25,6 +25,7 @@ from lightmill.records.specs import SpecT, load_spec
 from lightmill.settings import Settings
 from lightmill.telemetry import configure_logging
 from lightmill.wiring.bootstrap import bootstrap
+from lightmill.wiring.log_masking import mask_logs
 from lightmill.wiring.modules import modules_in
 from lightmill.wiring.platform import Platform, open_platform
 from lightmill.wiring.provenance import capture
@@ -121,6 +122,7 @@ def _run(
     folder = Path(arguments.folder or path.absolute().parent)
     bootstrap(settings)
     platform = open_platform(settings)
+    mask_logs(platform)
     job = _job_row(platform, kind, name_of(spec), spec.model_dump(mode="json"), arguments.job)
     platform.catalog.jobs.update(job.id, state=JobState.RUNNING, started=now_iso())
     context = JobContext(
@@ -138,7 +140,7 @@ def _run(
         raise
     except Exception as exc:
         _finish(platform, job, JobState.FAILED, message=f"{type(exc).__name__}: {exc}")
-        traceback.print_exc()
+        logger.exception("job %s failed unexpectedly", job.id)  # logged, and not printed, so that it is masked
         raise JobError(f"Job {job.id} failed unexpectedly: {type(exc).__name__}: {exc}") from exc
     _finish(platform, job, JobState.SUCCEEDED, result=result)
     return {"job": job.id, **result}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lightmill.catalog import Catalog
-from lightmill.registry import Registry, RegistryLocation
+from lightmill.registry import PolicyBook, Registry, RegistryLocation
 from lightmill.settings import Settings
 
 
@@ -17,6 +17,11 @@ class Platform:
     catalog: Catalog
     registry: Registry
     location: RegistryLocation
+
+    @property
+    def policies(self) -> PolicyBook:
+        """The masking policies by name and number."""
+        return PolicyBook(self.catalog, self.registry.keyring)
 
 
 def location_of(settings: Settings) -> RegistryLocation:

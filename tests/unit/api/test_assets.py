@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pyarrow as pa
@@ -12,12 +14,13 @@ import lightmill
 from lightmill.errors import ConflictError, NotFoundError, RequestError
 from lightmill.records.assets import Provenance
 from lightmill.records.endpoints import EndpointState
+from lightmill.records.profile import PROFILE_FILE, ProfileRecord
 from lightmill.records.references import AssetKind, VersionId, parse_reference
 from lightmill.records.search import parse_comparisons
 from lightmill.records.specs import EndpointSpec
-from lightmill.registry import Registry
-from lightmill.sdk import Client
-from tests.attacks.scene import publish_dataset
+from lightmill.registry import Content, Registry
+from lightmill.sdk import Client, ProfileView
+from tests.attacks.scene import dataset_card, publish_dataset
 from tests.served import Served, served
 from tests.unit.registry.world import MODEL, World, seal, weights
 
@@ -215,3 +218,31 @@ def test_without_a_key_nothing_is_said_or_deleted(platform: Served) -> None:
     for method, path in (("DELETE", "models/m/versions/1?reason=x"), ("PUT", "models/m/versions/1/tags")):
         assert httpx.request(method, f"{platform.url}/api/v1/{path}").status_code == 401
     assert platform.world.registry.resolve(AssetKind.MODEL, parse_reference("m@1")).seq == 1
+
+
+def test_a_profile_comes_as_numbers_and_as_a_page_that_a_notebook_shows(world: World, client: Client) -> None:
+    with pytest.raises(NotFoundError, match="has no profile"):
+        client.datasets.profile("d@1")
+    record = ProfileRecord(name="d <b>", rows_in=3, rows=2)
+    draft = world.registry.begin(AssetKind.DATASET, "d")
+    sealed = draft.seal_files({PROFILE_FILE: record.model_dump_json().encode()})
+    world.registry.commit(draft, Content(files=sealed.files, blobs=sealed.blobs, dataset=dataset_card()))
+    view = client.datasets.profile("d@2")
+    assert view.record == record and view.page.startswith("<!doctype html>")
+    shown = view._repr_html_()
+    assert shown.startswith('<iframe sandbox="" ') and "<main" not in shown and "d &lt;b&gt;" in shown
+    assert html.unescape(shown.partition('srcdoc="')[2].partition('"')[0]) == view.page
+    assert view.page not in repr(view)
+    answer = httpx.get(
+        f"{client.url}/api/v1/datasets/d/versions/2/profile.html",
+        headers={"Authorization": client._transport._client.headers["Authorization"]},
+    )
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    with pytest.raises(NotFoundError):
+        client.datasets.profile("nobody")
+
+
+def test_a_saved_profile_is_the_page(tmp_path: Path) -> None:
+    view = ProfileView(record=ProfileRecord(name="d", rows_in=1, rows=1), page="<!doctype html>ä")
+    assert view.save(tmp_path / "p.html").read_text(encoding="utf-8") == view.page

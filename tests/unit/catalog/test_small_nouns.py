@@ -48,3 +48,15 @@ def test_a_fact_is_set_once(catalog: Catalog) -> None:
     assert catalog.facts.set_once("store", "one") == "one"
     assert catalog.facts.set_once("store", "two") == "one"
     assert catalog.facts.get("store") == "one"
+
+
+def test_masking_policies_are_kept_by_name_and_number_and_never_replaced(catalog: Catalog) -> None:
+    rows = [("staff", 1, "one"), ("staff", 2, "two"), ("staff", 10, "ten"), ("logs", 1, "other")]
+    for name, version, signed in rows:
+        catalog.masking_policies.add(name, version, "t", signed)
+    with pytest.raises(ConflictError, match="staff@2"):
+        catalog.masking_policies.add("staff", 2, "t", "another")
+    assert catalog.masking_policies.list() == sorted(rows)
+    assert catalog.masking_policies.find("staff") == (10, "ten")
+    assert catalog.masking_policies.find("staff", 2) == (2, "two")
+    assert catalog.masking_policies.find("staff", 3) is None and catalog.masking_policies.find("nobody") is None

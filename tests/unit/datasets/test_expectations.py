@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from lightmill.datasets.expectations import Judge, Judgement, class_codes
 from lightmill.datasets.quarantine import quarantine, unreadable
 from lightmill.datasets.repeats import Repeats, mark
+from lightmill.datasets.sources.port import BadRow
 from lightmill.datasets.verdicts import (
     DUPLICATE,
     INFINITE,
@@ -30,6 +31,7 @@ from lightmill.datasets.verdicts import (
     RULE_OF,
     TOO_LONG,
     TYPE,
+    UNREADABLE,
     Finding,
     Tally,
     action_for,
@@ -440,11 +442,24 @@ def test_quarantine_refuses_a_source_that_uses_its_names() -> None:
 
 
 def test_rows_that_cannot_be_read_are_kept_as_text() -> None:
-    found = unreadable([(5, "a.csv", 6, "3 of 4 columns", "1,2,3")]).to_pylist()[0]
-    assert found["quarantine_reason"] == REASONS[-1] == "unreadable"
+    bad = BadRow(file=0, path="a.csv", row=5, reason="3 of 4 columns", text="1,2,3")
+    odd = bad.model_copy(update={"file": 1, "kind": "type", "column": "n", "rest": True})
+    found, other = unreadable([bad, odd]).to_pylist()
+    assert (found["row_id"], found["quarantine_reason"]) == (5, REASONS[-1]) and REASONS[-1] == "unreadable"
+    assert (other["row_id"], other["quarantine_rule"], other["quarantine_column"]) == ((1 << 40) + 5, "type", "n")
+    assert "what follows it" in other["quarantine_why"]
     assert (found["quarantine_row"], found["quarantine_why"], found["quarantine_text"]) == (
         6,
         "3 of 4 columns",
         "1,2,3",
     )
     assert unreadable([]).num_rows == 0
+
+
+def test_the_first_unreadable_row_is_refused_with_its_reason() -> None:
+    found = Finding(rows=1, first=7, why="it has 4 cells") + Finding(rows=1, first=3, why="it has 2 cells")
+    tally = Tally(rows=9, faults={(UNREADABLE, ""): found})
+    with pytest.raises(
+        RequestError, match=r"2 rows .*first people\.csv row 4 \(it has 2 cells\), and rules\.unreadable"
+    ):
+        refuse(tally, RulesSpec(unreadable="fail"), locate)

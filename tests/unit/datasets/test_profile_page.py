@@ -161,7 +161,9 @@ def test_an_empty_profile_and_one_of_many_columns_are_pages() -> None:
     check(profile_page(ProfileRecord(name="d", rows_in=0, rows=0)))
     columns = tuple(ColumnSummary(name=f"c{n}", dtype="int64", role="feature", count=1, nulls=0) for n in range(250))
     page = profile_page(ProfileRecord(name="d", rows_in=1, rows=1, columns=columns))
-    assert "50 more columns are in the table above only." in check(page).text
+    found = check(page)
+    assert "50 more columns are in the table above only." in found.text
+    assert sum(tag == "details" for tag, _ in found.tags) == 200 and "<article>" not in page
 
 
 @pytest.mark.parametrize(

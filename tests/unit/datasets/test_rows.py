@@ -77,7 +77,7 @@ def test_nothing_that_the_policy_hides_is_kept_aside(reader: tuple[RowReader, pa
     found = reader[0].judged(reader[1])
     rows = bad_rows(found.judgement.verdict, DatasetSpec.model_validate(SPEC).rules, "quarantine")
     aside = quarantine(found.source, found.judgement, rows, lambda row: ("people.jsonl", row + 1))
-    lost = unreadable([(bad.row, bad.path, bad.row + 1, bad.reason, bad.text) for bad in found.bad])
+    lost = unreadable(found.bad)
     shown = json.dumps([reader[0].masked_aside(table).to_pylist() for table in (aside, lost)])
     assert "canary" not in shown and CARD not in shown
     assert "300" in shown and "out of range" in shown and "[masked]" in shown and "unreadable" in shown

@@ -18,6 +18,12 @@ def test_the_error_behind_an_error_of_ray_is_raised() -> None:
         raise RuntimeError("outer") from UnavailableError("gone")
 
 
+def test_of_an_error_that_is_ray_s_and_ours_at_once_only_ours_is_left() -> None:
+    with pytest.raises(RequestError) as caught, user_errors():
+        raise wrapped(RequestError("row 3")).as_instanceof_cause()
+    assert type(caught.value) is RequestError and str(caught.value) == "row 3"
+
+
 def test_an_error_of_ours_passes_as_it_is() -> None:
     problem = RequestError("plain")
     with pytest.raises(RequestError) as caught, user_errors():

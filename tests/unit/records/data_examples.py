@@ -94,6 +94,9 @@ MASKING: tuple[Record, ...] = (
     masking.GeneralizeRule(columns=("a",), action="generalize", width=5.0),
     masking.NoiseRule(columns=("a",), action="noise", epsilon=1.0, sensitivity=1.0),
     masking.MaskingPolicy(name="staff", rules=(REDACT,)),
+    masking.SignedPolicy(
+        policy=masking.MaskingPolicy(name="staff", version=2, rules=(REDACT,)), created="now", publisher="p"
+    ),
     masking.MaskedCount(column="mail", detector=None, action="redact", values=3),
     masking.MaskingReport(policy="staff", version=1, fingerprint="ab", rows=4, counts=()),
 )

@@ -24,6 +24,7 @@ SPLITTING: tuple[Record, ...] = (
     _TEST,
     splitting.PredicateSplit(test=_TEST, validation=0.25),
     splitting.DistributionSpec(by="key", column="patient"),
+    splitting.SplitRule(spec=splitting.RandomSplit(), keys=(0,), cuts=((2**63, None),)),
 )
 
 _HISTOGRAM = profile.Histogram(edges=(0.0, 1.0), counts=(2,), sampled=2)

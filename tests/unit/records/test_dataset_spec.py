@@ -68,3 +68,25 @@ def test_steps_without_columns_take_the_features_and_labels_may_be_called_label(
 def test_what_would_go_wrong_later_is_refused_at_once(change: dict[str, Any], named: str) -> None:
     with pytest.raises(RequestError, match=named):
         parse_spec(DatasetSpec, SPEC | change, "here")
+
+
+def spec(**more: Any) -> DatasetSpec:
+    return parse_spec(DatasetSpec, {**copy.deepcopy(SPEC), **more}, "here")
+
+
+def test_masking_is_written_out_or_named_and_a_name_is_never_taken_for_none() -> None:
+    policy = {"name": "staff", "rules": [{"detectors": ["all"], "action": "redact"}]}
+    written = spec(masking=policy)
+    assert written.policy is not None and written.policy.name == "staff"
+    named = spec(masking="staff@2")
+    assert named.masking == "staff@2" and spec(masking="staff").masking == "staff@latest"
+    with pytest.raises(RequestError, match="'staff@2' is kept by a platform"):
+        _ = named.policy
+    settled = named.with_policy(lambda _: written.policy)  # pyright: ignore
+    assert settled.policy == written.policy
+    assert spec().with_policy(lambda _: written.policy).policy is None  # pyright: ignore
+    assert DatasetSpec.model_validate_json(named.model_dump_json()) == named
+    with pytest.raises(RequestError, match=r"masking\.rules\.0.*hide"):
+        spec(masking={"name": "staff", "rules": [{"columns": ["a"], "action": "hide"}]})
+    with pytest.raises(RequestError, match="number, or 'latest'"):
+        spec(masking="staff@champion")

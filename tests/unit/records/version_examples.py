@@ -17,6 +17,7 @@ _SOURCE = dataset_versions.SourceChange(name="a.csv", change="removed", old=_FIL
 _POLICY = retention.RetentionPolicy(keep_last=3, keep_days=0.5, keep_tagged=True)
 _DECISION = retention.RetentionDecision(version=_OLD, created="now", size_bytes=1, keep=False, why=("old",))
 VERSIONS: tuple[Record, ...] = (
+    assets.Lender(seq=1, subkeys={"footer": "00" * 32}),
     assets.RowOrigin(first=3, source=1, part="table t, id from 4"),
     _FIELD,
     _COUNT,

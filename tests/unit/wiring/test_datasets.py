@@ -33,6 +33,28 @@ def test_a_specification_of_the_digits_is_proposed_and_valid(tmp_path: Path) -> 
     assert (found.rows, found.unreadable) == (1822, 0)
 
 
+@pytest.mark.parametrize(
+    ("folder", "written"),
+    [
+        ("{home}/data", "a.csv"),
+        ("{home}", "data/a.csv"),
+        ("{home}/specs/people", "../../data/a.csv"),
+        ("/elsewhere/specs", "{home}/data/a.csv"),
+        ("/", "{home}/data/a.csv"),
+    ],
+)
+def test_the_path_in_a_proposal_is_relative_where_both_share_a_folder(
+    tmp_path: Path, folder: str, written: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.csv").write_text("x,y\n1,2\n3,4\n")
+    place = folder.format(home=tmp_path)
+    found = infer(context(tmp_path), InferOptions(path=str(tmp_path / "data" / "a.csv"), name="a", folder=place))
+    assert yaml.safe_load(found.text)["source"]["path"] == written.format(home=tmp_path)
+    assert (Path(place) / yaml.safe_load(found.text)["source"]["path"]).resolve() == tmp_path / "data" / "a.csv"
+    assert ("# source.path is absolute" in found.text) == (folder == "/elsewhere/specs")
+
+
 def test_texts_of_a_csv_file_become_numbers_and_dates_where_all_are(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text("n\td\tmixed\n1\t2026-01-02\t1\n2\t2026-02-03\tx\n")
     spec = yaml.safe_load(infer(context(tmp_path), InferOptions(path=str(tmp_path / "a.tsv"), name="a")).text)

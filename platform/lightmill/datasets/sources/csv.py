@@ -35,7 +35,7 @@ from lightmill.datasets.sources.streams import (
     divide,
     is_plain_count,
     is_utf8,
-    read_head,
+    read_start,
 )
 from lightmill.errors import RequestError
 from lightmill.records.sources import CsvSpec
@@ -110,7 +110,7 @@ class CsvSource(FileSource[CsvSpec]):
             names = list(self.spec.header)
             check_columns(names, self.limits.columns, path)
             return names, 0
-        head = read_head(text, _HEADER_BYTES)
+        head = read_start(text, _HEADER_BYTES)
         if not head.strip():
             raise DamageError("the file is empty; it has not even a header")
         end = head.rfind(b"\n") + 1 or len(head)
@@ -121,6 +121,8 @@ class CsvSource(FileSource[CsvSpec]):
             raise DamageError(f"its header cannot be read: {exc}") from exc
         if any(_SURROGATES.search(name) for name in names):
             raise DamageError("its header is no UTF-8; declare the encoding")
+        if any("\0" in name for name in names):
+            raise DamageError("its header holds NUL bytes, as UTF-16 does; declare the encoding")
         check_columns(names, self.limits.columns, path)
         return names, taken
 

@@ -164,12 +164,18 @@ class Source(ABC):
             UnavailableError: The place does not answer; a retry may succeed.
         """
         position = part.first_row
+
+        def told(bad: BadRow) -> None:
+            nonlocal position
+            position = max(position, bad.row + 1)
+            on_bad(bad)
+
         with reading_errors(part.path) as problem:
-            for table, rows in self.tables(part, batch_rows, on_bad):
+            for table, rows in self.tables(part, batch_rows, told):
                 for start in range(0, len(rows), batch_rows):
                     piece = slice(start, start + batch_rows)
                     yield Chunk(part=part, table=table.slice(start, batch_rows), rows=rows[piece])
-                position = int(rows[-1]) + 1 if len(rows) else position
+                position = max(position, int(rows[-1]) + 1) if len(rows) else position
         if problem:
             on_bad(BadRow(file=part.file, path=part.path, row=position, reason=problem[0], rest=True))
 

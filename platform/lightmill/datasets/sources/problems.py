@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from lightmill.errors import NotFoundError, UnavailableError
 
-_DAMAGE = (
+DAMAGE = (
     pa.ArrowException,
     OSError,
     EOFError,
@@ -27,6 +27,7 @@ _DAMAGE = (
     tarfile.TarError,
     ValueError,
 )
+"""What reading a damaged file raises."""
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 _AWAY = (
     errno.EACCES,
@@ -55,7 +56,7 @@ def reading_errors(path: str) -> Iterator[list[str]]:
     problem: list[str] = []
     try:
         yield problem
-    except _DAMAGE as exc:
+    except DAMAGE as exc:
         problem.append(_translated(path, exc))
 
 

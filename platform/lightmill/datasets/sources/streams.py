@@ -10,11 +10,13 @@ from typing import IO, Protocol
 import numpy as np
 import pyarrow as pa
 
-from lightmill.datasets.sources.problems import DamageError
+from lightmill.datasets.sources.problems import DAMAGE, DamageError
 
 BLOCK_BYTES = 16 << 20
 _FREE_BYTES = 64 << 20
 _STEP = 1 << 20
+_OUT_STEP = 64 << 10
+"""How much is decompressed at a time: what a truncated stream holds of its last step is lost."""
 _SUFFIXES = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4", ".br": "brotli"}
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -72,7 +74,7 @@ class _Bounded:
         self._out = 0
 
     def read(self, size: int, /) -> bytes:
-        data = self._stream.read(min(size, _STEP))
+        data = self._stream.read(min(size, _OUT_STEP))
         self._out += len(data)
         if self._out > _FREE_BYTES + self._expansion * self._file.tell():
             raise DamageError(
@@ -133,6 +135,29 @@ class _Transcoded:
         return b""
 
 
+class _Whole:
+    """Gives as many bytes as are asked for, fewer only at the end or before an error, which the next read raises."""
+
+    def __init__(self, source: Reader) -> None:
+        self._source = source
+        self._error: Exception | None = None
+
+    def read(self, size: int, /) -> bytes:
+        if self._error is not None:
+            raise self._error
+        pieces: list[bytes] = []
+        have = 0
+        try:
+            while have < size and (more := self._source.read(size - have)):
+                pieces.append(more)
+                have += len(more)
+        except DAMAGE as exc:
+            if not pieces:
+                raise
+            self._error = exc
+        return bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
+
+
 def as_utf8(source: Reader, encoding: str) -> tuple[Reader, int]:
     """Return the text as UTF-8 without a byte order mark, and the mark's length in bytes.
 
@@ -164,7 +189,8 @@ def blocks(source: Reader, limit: int, quote: str | None = None, size: int = BLO
         size: How many bytes to read at a time.
     """
     tail = b""
-    while data := _filled(source, size):
+    source = _Whole(source)
+    while data := source.read(size):
         data = tail + data if tail else data
         cut = _last_end(data, quote)
         if cut == 0 and len(data) > limit:
@@ -176,18 +202,6 @@ def blocks(source: Reader, limit: int, quote: str | None = None, size: int = BLO
             yield Block(data=data[:cut])
     if tail:
         yield Block(data=tail[:_STEP] if len(tail) > limit else tail, too_long=len(tail) > limit)
-
-
-def _filled(source: Reader, size: int) -> bytes:
-    """Return `size` bytes, fewer only at the end."""
-    first = source.read(size)
-    if not first or len(first) == size:
-        return bytes(first)
-    pieces, have = [first], len(first)
-    while have < size and (more := source.read(size - have)):
-        pieces.append(more)
-        have += len(more)
-    return b"".join(pieces)
 
 
 def _last_end(data: bytes, quote: str | None) -> int:
@@ -259,7 +273,8 @@ def divide(source: Reader, start: int, target: int, limit: int, counting: str) -
 def _line_runs(source: Reader, step: int, limit: int) -> Iterator[tuple[int, bytes]]:
     """Yield runs of whole lines with their length in bytes; a line above the limit comes as an `x`."""
     tail = b""
-    while data := _filled(source, step):
+    source = _Whole(source)
+    while data := source.read(step):
         data = tail + data if tail else data
         cut = data.rfind(b"\n") + 1
         if cut == 0 and len(data) > limit:
@@ -279,5 +294,14 @@ def _line_runs(source: Reader, step: int, limit: int) -> Iterator[tuple[int, byt
 
 
 def read_head(source: Reader, size: int) -> bytes:
-    """Return the first bytes, at most `size`."""
-    return _filled(source, size)
+    """Return the first bytes: `size` of them, fewer only at the end."""
+    pieces, have = [], 0
+    while have < size and (more := source.read(size - have)):
+        pieces.append(more)
+        have += len(more)
+    return bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
+
+
+def read_start(source: Reader, size: int) -> bytes:
+    """Return the first bytes, at most `size`, as far as a damaged file has any."""
+    return _Whole(source).read(size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ from pydantic import TypeAdapter
 
 from lightmill.datasets.infer import propose
 from lightmill.datasets.profile_page import profile_page
+from lightmill.datasets.profiles import read_profile
 from lightmill.datasets.sources.opening import open_source
 from lightmill.datasets.sources.port import BadRow
 from lightmill.errors import NotFoundError, RequestError
 from lightmill.records.base import Record
 from lightmill.records.jobs import Progress
-from lightmill.records.profile import PROFILE_FILE, ProfileRecord
 from lightmill.records.references import AssetKind, parse_reference
 from lightmill.records.sources import SourceSpec
 from lightmill.wiring.operations import OperationContext
@@ -40,7 +41,7 @@ FORMATS = {
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 _MUST_STAY_TEXT = re.compile(r"[+-]?0\d|\d{16,}")
 """Codes with leading zeros, and numbers too long to be counts, are texts."""
-_SOURCE: TypeAdapter[Any] = TypeAdapter(SourceSpec)
+SOURCE: TypeAdapter[Any] = TypeAdapter(SourceSpec)
 
 
 class InferOptions(Record):
@@ -87,11 +88,8 @@ def infer(context: OperationContext, options: InferOptions) -> Inferred:
         NotFoundError: There is nothing at the path.
         RequestError: The format is not to be told from the name, or the sample has no columns.
     """
-    kind = options.format or _format_of(options.path)
-    declared: dict[str, Any] = {"format": kind, "path": options.path}
-    if _plain_name(options.path).endswith(".tsv"):
-        declared["delimiter"] = "\t"
-    source = open_source(_SOURCE.validate_python(declared), Path("/"))
+    declared = described(options.path, options.format)
+    source = open_source(SOURCE.validate_python(declared), Path("/"))
     parts = list({part.file: part for part in reversed(source.parts())}.values())[::-1][:SAMPLE_FILES]
     bad: list[BadRow] = []
     tables: dict[str, pa.Table] = {}
@@ -99,11 +97,11 @@ def infer(context: OperationContext, options: InferOptions) -> Inferred:
         context.report(Progress(phase="sample", done=number, total=len(parts), unit="files"))
         chunk = next(iter(source.read(part, batch_rows=SAMPLE_ROWS, on_bad=bad.append)), None)
         if chunk is not None and len(chunk.table):
-            tables[part.path] = _typed(chunk.table) if kind == "csv" else chunk.table
+            tables[part.path] = _typed(chunk.table) if declared["format"] == "csv" else chunk.table
     if not tables:
         raise RequestError(f"The sample of {options.path} has no rows; {len(bad)} could not be read.")
-    shown = {**declared, "path": _seen_from(options.path, options.folder)}
-    proposal = propose(tables, options.name, shown)
+    path, note = _seen_from(options.path, options.folder)
+    proposal = propose(tables, options.name, {**declared, "path": path}, [note] if note else [])
     return Inferred(
         text=proposal.text,
         rows=sum(len(table) for table in tables.values()),
@@ -122,12 +120,23 @@ def profile(context: OperationContext, options: ProfileOptions) -> ProfilePage:
     with platform.catalog:
         id = platform.registry.resolve(AssetKind.DATASET, parse_reference(options.reference))
         version = platform.registry.open(id)
-        if not any(entry.path == PROFILE_FILE for entry in version.manifest.files):
-            raise NotFoundError(f"{id} has no profile; it was made by an older Lightmill. Ingest it again to get one.")
-        found = ProfileRecord.model_validate_json(version.read_file(PROFILE_FILE))
+        found = read_profile(version)
     path = Path(options.path)
     path.write_text(profile_page(found), encoding="utf-8")
     return ProfilePage(version=str(id), path=str(path), rows=found.rows, columns=len(found.columns))
+
+
+def described(path: str, format: str | None) -> dict[str, Any]:
+    """Return the `source` section of a path or URI; `format` is for names that tell none.
+
+    Raises:
+        NotFoundError: There is nothing at the path.
+        RequestError: The format is not to be told from the name.
+    """
+    declared: dict[str, Any] = {"format": format or _format_of(path), "path": path}
+    if _plain_name(path).endswith(".tsv"):
+        declared["delimiter"] = "\t"
+    return declared
 
 
 def _format_of(path: str) -> str:
@@ -151,9 +160,19 @@ def _plain_name(path: str) -> str:
     return path.lower().removesuffix(".gz").removesuffix(".zst").removesuffix(".bz2")
 
 
-def _seen_from(path: str, folder: str) -> str:
-    below = folder.rstrip("/") + "/"
-    return path.removeprefix(below) if path.startswith(below) and below != "/" else path
+def _seen_from(path: str, folder: str) -> tuple[str, str | None]:
+    """Return a path as it is written in a specification that lies in `folder`, and a note where that needs one.
+
+    It is relative where both lie in one folder other than the root, so that they may move together.
+    """
+    if "://" in path or folder == "/":
+        return path, None
+    shared = os.path.commonpath([path, folder])
+    if shared == "/":
+        note = f"source.path is absolute, since it shares no folder with {folder}; the file must be there for the job"
+        return path, note
+    seen = os.path.relpath(path, folder)
+    return (f"{seen}/" if path.endswith("/") else seen), None
 
 
 def _typed(table: pa.Table) -> pa.Table:

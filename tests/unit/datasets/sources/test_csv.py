@@ -228,7 +228,7 @@ def test_compressed_files_are_read_and_truncated_ones_reported_whole(tmp_path: P
     assert len(values(source(written(tmp_path, packed, "d.csv.gz"), NUMBERS, path="d.csv.gz", part_bytes=1))) == 20_000
     rows, bad = read(source(written(tmp_path, packed[: len(packed) // 2], "d.csv.gz"), NUMBERS, path="d.csv.gz"))
     assert bad[-1].rest
-    assert bad[-1].row == len(rows)
+    assert bad[-1].row == len(rows) > 1000  # all rows before the damage, but for those of its last 64 KiB
     found = source(written(tmp_path, b"\x1f\x8b" + b"not gzip", "e.csv.gz"), NUMBERS, path="e.csv.gz")
     with pytest.raises(RequestError, match=r"e\.csv\.gz"):
         found.schema()
