@@ -238,12 +238,14 @@ def _part(values: pa.Array, numbers: Floats | None, column: ColumnRule) -> Colum
     count = len(values) - values.null_count
     if column.tags:
         return ColumnPart(count=count, nulls=values.null_count)
-    counted = column.scalar in _COUNTED and not column.container and column.role not in ("key", "text")
+    is_counted = column.scalar in _COUNTED and not column.container and column.role not in ("key", "text")
+    counted = values.value_counts() if is_counted else None
+    different = values if counted is None else counted.field("values")
     return ColumnPart(
         count=count,
         nulls=values.null_count,
-        distinct=None if column.container else Distinct.of(values),
+        distinct=None if column.container else Distinct.of(different),
         numbers=None if numbers is None else Numbers.of(numbers),
         lengths=Numbers.of(_floats(lengths(values))) if _has_length(column) else None,
-        counts=Counts.of(values) if counted else None,
+        counts=None if counted is None else Counts.of_counted(counted),
     )

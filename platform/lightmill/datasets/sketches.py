@@ -99,8 +99,9 @@ class Distinct:
         for first in range(0, len(values_words), _TILE_ROWS):
             words = mix64(values_words[first : first + _TILE_ROWS])
             rest = words & np.uint64((1 << (64 - HLL_BITS)) - 1)
-            # A number below 2^52 is exact as a float, whose exponent is the position of the highest bit.
-            rank = (64 - HLL_BITS + 1 - np.frexp(rest.astype(np.float64))[1]).astype(np.uint8)
+            # A number below 2^52 is exact as a float, whose exponent (biased by 1023) is the place of the highest bit.
+            exponent = rest.astype(np.float64).view(np.int64) >> 52
+            rank = (64 - HLL_BITS + 1023 - np.maximum(exponent, 1022)).astype(np.uint8)
             np.maximum.at(registers, (words >> np.uint64(64 - HLL_BITS)).view(np.int64), rank)
         return cls(registers=registers)
 
@@ -153,9 +154,14 @@ class Counts:
     @classmethod
     def of(cls, values: pa.Array) -> Counts:
         """Return the counts of a column; null is no value."""
-        found = values.value_counts().flatten() if len(values) else []
-        if not found or len(found[0]) > VALUES_MAX + 1:
-            return cls(counts=None if found else {})
+        return cls.of_counted(values.value_counts())
+
+    @classmethod
+    def of_counted(cls, counted: pa.StructArray) -> Counts:
+        """Return the counts of a column from what Arrow's `value_counts` gives of it."""
+        found = counted.flatten()
+        if len(counted) > VALUES_MAX + 1:
+            return cls(counts=None)
         texts = found[0].cast(pa.string()).to_pylist()
         pairs = {text: count for text, count in zip(texts, found[1].to_pylist(), strict=True) if text is not None}
         return cls(counts=_bounded(pairs))
