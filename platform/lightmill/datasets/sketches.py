@@ -45,8 +45,9 @@ class Numbers:
     @classmethod
     def of(cls, values: Floats) -> Numbers:
         """Return the statistics of values float64 [rows]; NaN is left out."""
-        finite = values[np.isfinite(values)]
-        infinite = int(np.isinf(values).sum())
+        is_finite = np.isfinite(values)
+        finite = values if is_finite.all() else values[is_finite]
+        infinite = 0 if finite is values else int(np.isinf(values).sum())
         if not len(finite):
             return cls(infinite=infinite)
         # The sum of huge values may be infinite where their mean is not.
@@ -54,7 +55,8 @@ class Numbers:
             mean = float(finite.mean())
             if not math.isfinite(mean):
                 mean = float((finite / len(finite)).sum())
-            deviations = float(np.square(finite - mean).sum())
+            apart = finite - mean
+            deviations = float(np.square(apart, out=apart).sum())
         low, high = float(finite.min()), float(finite.max())
         return cls(count=len(finite), infinite=infinite, minimum=low, maximum=high, mean=mean, deviations=deviations)
 
