@@ -1,4 +1,4 @@
-"""Two versions made by real ingestion: compared, every row walked back to its line, exported, read by others, let go."""
+"""Two versions made by real ingestion: compared, rows walked back to their lines, exported, read by others, let go."""
 
 from __future__ import annotations
 
