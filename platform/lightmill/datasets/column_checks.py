@@ -53,23 +53,42 @@ class ColumnCheck:
         if values.null_count and self._column.required:
             faults.append((MISSING, values.is_null().to_numpy(zero_copy_only=False) & ~failed))
         if self._values is not None:
-            faults.append(
-                (NOT_ALLOWED, _true(pc.invert(pc.is_in(values, value_set=self._values, skip_nulls=False)), values))
-            )
+            allowed = pc.is_in(values, value_set=self._values, skip_nulls=False)
+            if allowed.true_count < len(values) - values.null_count:
+                faults.append((NOT_ALLOWED, _true(pc.invert(allowed), values)))
         if self._pattern is not None:
             faults.append(
                 (PATTERN, self._by_row(values, lambda inner: pc.invert(pc.match_substring_regex(inner, self._pattern))))
             )
-        if self._column.max_length is not None:
+        if self._column.max_length is not None and not self._is_short(values):
             faults.append((TOO_LONG, _true(pc.greater(lengths(values), self._column.max_length), values)))
         clipped = 0
         if self._clip and (self._low is not None or self._high is not None):
             values, clipped = _clipped(values, self._low, self._high)
-        if self._column.finite and self._column.scalar in FLOATS:
-            faults.append((INFINITE, self._by_row(values, pc.is_inf)))
-        if not self._clip:
-            faults += self._range(values)
+        if not self._is_inside(values):
+            if self._column.finite and self._column.scalar in FLOATS:
+                faults.append((INFINITE, self._by_row(values, pc.is_inf)))
+            if not self._clip:
+                faults += self._range(values)
         return Checked(values=values, faults=faults, clipped=clipped)
+
+    def _is_short(self, values: pa.Array) -> bool:
+        """Return whether no value is too long, at a glance: no text has more characters than bytes."""
+        sizes = pc.binary_length(values) if pa.types.is_string(values.type) else lengths(values)
+        return (pc.max(sizes).as_py() or 0) <= (self._column.max_length or 0)
+
+    def _is_inside(self, values: pa.Array) -> bool:
+        """Return whether no value is infinite or out of range, at a glance: by the least and the largest."""
+        column = self._column
+        if column.container or column.scalar not in (*INTEGERS, *FLOATS, *TEMPORALS):
+            return not column.container
+        found = pc.min_max(values)
+        if not found["min"].is_valid:
+            return True
+        low, high = _plain(found["min"]), _plain(found["max"])
+        if column.scalar in FLOATS and not (math.isfinite(low) and math.isfinite(high)):
+            return False
+        return (self._low is None or low >= _plain(self._low)) and (self._high is None or high <= _plain(self._high))
 
     def _range(self, values: pa.Array) -> list[tuple[int, Mask]]:
         limits = [(self._low, pc.less), (self._high, pc.greater)]
@@ -96,6 +115,11 @@ def _true(flags: pa.Array, values: pa.Array) -> Mask:
     if values.null_count:
         flags = pc.and_(pc.fill_null(flags, False), values.is_valid())
     return flags.to_numpy(zero_copy_only=False)
+
+
+def _plain(value: Any) -> int | float:
+    """Return a number, a date or a time as a number."""
+    return value.value if pa.types.is_temporal(value.type) else value.as_py()
 
 
 def _limit(column: ColumnRule, side: Literal["minimum", "maximum"]) -> pa.Scalar | None:

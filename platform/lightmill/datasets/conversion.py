@@ -112,6 +112,14 @@ def _numpy(values: pa.Array) -> npt.NDArray[Any]:
     return (filled if values.null_count else values).to_numpy(zero_copy_only=False)
 
 
+def _raw(values: pa.Array) -> npt.NDArray[Any]:
+    """Return what an array of numbers holds without a copy; what lies under a missing value is of no meaning."""
+    data = values.buffers()[1]
+    if data is None:
+        return np.empty(0)
+    return np.frombuffer(data, dtype=values.type.to_pandas_dtype())[values.offset : values.offset + len(values)]
+
+
 def _absent(values: pa.Array) -> Mask:
     return values.is_null().to_numpy(zero_copy_only=False) if values.null_count else np.zeros(len(values), dtype=bool)
 
@@ -119,6 +127,8 @@ def _absent(values: pa.Array) -> Mask:
 def _number(values: pa.Array, name: str) -> Converted:
     """Convert truth values and numbers; NaN is missing."""
     kind = _TYPES[name]
+    if values.type == kind and pa.types.is_floating(kind) and not np.isnan(_raw(values)).any():
+        return values, np.zeros(len(values), dtype=bool)
     absent, found = _absent(values), _numpy(values)
     if found.dtype.kind == "f":
         nan = np.isnan(found)

@@ -114,9 +114,12 @@ def _fixed_words(column: pa.Array) -> Words:
         column = column.cast(pa.int32())
     elif pa.types.is_timestamp(kind):
         column = column.cast(pa.int64())
-    if column.null_count:
-        column = pc.fill_null(column, False if pa.types.is_boolean(kind) else pa.scalar(0, column.type))
-    values = column.to_numpy(zero_copy_only=False)
+    if pa.types.is_boolean(kind):
+        values = (pc.fill_null(column, False) if column.null_count else column).to_numpy(zero_copy_only=False)
+    else:
+        data = column.buffers()[1]  # with anything under nulls
+        values = np.frombuffer(data or b"", dtype=column.type.to_pandas_dtype())
+        values = values[column.offset : column.offset + len(column)]
     if values.dtype.kind == "f":
         wide = values.astype(np.float64, copy=False) + 0.0
         wide[np.isnan(wide)] = np.nan

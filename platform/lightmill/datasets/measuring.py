@@ -66,19 +66,19 @@ class _MeasureTask:
     def __call__(self, blocks: Iterator[pa.Table], number: int) -> _Sums | None:
         total: _Sums | None = None
         for block in blocks:
-            one = self._of(block)
+            one = self._of(block, total.part if total else None)
             total = one if total is None else total + one
         return total
 
-    def _of(self, block: pa.Table) -> _Sums:
+    def _of(self, block: pa.Table, before: ProfilePart | None) -> _Sums:
         kept = self._kept.of(block)
         masked, report = self._kept.reader.masked(kept.table, kept.row_id)
         table = masked.add_column(0, ROW_ID, pa.array(kept.row_id))
-        fitted = table if self._every_split else table.filter(pa.array(kept.split == TRAIN))
+        fitted = None if self._every_split else kept.split == TRAIN
         return _Sums(
             rows=len(table),
-            sums=self._fitter.measure(fitted) if self._fitter else None,
-            part=self._profiler.of(table, kept.row_id, kept.split) if self._profiler else None,
+            sums=self._fitter.measure(table, fitted) if self._fitter else None,
+            part=self._profiler.of(table, kept.row_id, kept.split, before) if self._profiler else None,
             masked=report,
         )
 

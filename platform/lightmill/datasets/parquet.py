@@ -86,6 +86,7 @@ def encodings(table: pa.Table) -> dict[str, Any]:
         "compression": "zstd",
         "use_dictionary": [path for path, repeats in repeating.items() if repeats],
         "column_encoding": _split_floats(table.schema, repeating),
+        "write_statistics": [field.name for field in table.schema if not pa.types.is_nested(field.type)],
     }
 
 

@@ -124,9 +124,11 @@ class Prepare:
             kept = table
         else:
             done = self._applied(table.add_column(0, ROW_ID, pa.array(row_id)), split)
-            place = np.searchsorted(row_id, done.column(ROW_ID).to_numpy())
-            columns = {name: column.take(pa.array(place)) for name, column in columns.items()}
-            split, kept = split[place], table.take(pa.array(place))
+            kept, left = table, done.column(ROW_ID).to_numpy()
+            if not np.array_equal(left, row_id):
+                place = np.searchsorted(row_id, left)
+                columns = {name: column.take(pa.array(place)) for name, column in columns.items()}
+                split, kept = split[place], table.take(pa.array(place))
             declared = set(table.column_names) - (self._rewritten - set(self._spec.feature_columns()))
             columns |= {
                 name: _storage(done.column(name))

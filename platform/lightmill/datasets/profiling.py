@@ -78,7 +78,11 @@ class Profiler:
         self._images = [(name, column) for name, column in shown if _is_image(column)]
 
     def of(
-        self, table: pa.Table, row_id: npt.NDArray[np.int64], split: npt.NDArray[np.int8] | None = None
+        self,
+        table: pa.Table,
+        row_id: npt.NDArray[np.int64],
+        split: npt.NDArray[np.int8] | None = None,
+        before: ProfilePart | None = None,
     ) -> ProfilePart:
         """Return the statistics of a block's rows that are kept.
 
@@ -86,6 +90,7 @@ class Profiler:
             table: The declared columns, in their declared types.
             row_id: int64 [rows], unique over the dataset.
             split: int8 [rows], an index into SPLITS; None where there are no splits.
+            before: The part to which this one will be added: what has no place in the sum's sample is left out.
         """
         arrays = {name: single(table.column(name), name) for name, _ in self._columns}
         numbers = {name: _floats(arrays[name]) for name, column in self._columns if _is_number(column)}
@@ -102,15 +107,15 @@ class Profiler:
         return ProfilePart(
             rows=table.num_rows,
             columns=parts,
-            sample=self._sample(arrays, row_id),
+            sample=self._sample(arrays, row_id, before.sample if before else None),
             images=self._image_sample(arrays, row_id),
             pairs=Pairs.of([numbers[name] for name in self._paired]),
             classes=classes,
             splits=tuple(len(rows) for rows in split_rows),
         )
 
-    def _sample(self, arrays: dict[str, pa.Array], row_id: npt.NDArray[np.int64]) -> Sample:
-        rows = pa.array(smallest_rows(row_id, self._limit))
+    def _sample(self, arrays: dict[str, pa.Array], row_id: npt.NDArray[np.int64], before: Sample | None) -> Sample:
+        rows = pa.array(smallest_rows(row_id, self._limit, before))
         columns: list[pa.Array] = [pa.nulls(len(rows), pa.bool_())]
         names = [""]
         for index, (name, column) in enumerate(self._sampled):
@@ -128,7 +133,9 @@ class Profiler:
 
     def _image_sample(self, arrays: dict[str, pa.Array], row_id: npt.NDArray[np.int64]) -> Sample:
         """Keep a few rows of the image columns; a picture that is too large for a page is null from here on."""
-        rows = pa.array(smallest_rows(row_id, IMAGES_MAX if self._images else 0))
+        if not self._images:
+            row_id = row_id[:0]
+        rows = pa.array(smallest_rows(row_id, IMAGES_MAX))
         columns = [_small(arrays[name].take(rows), column) for name, column in self._images]
         ids = row_id[rows.to_numpy()]
         names = ["row_id", *(name for name, _ in self._images)]
@@ -231,12 +238,14 @@ def _part(values: pa.Array, numbers: Floats | None, column: ColumnRule) -> Colum
     count = len(values) - values.null_count
     if column.tags:
         return ColumnPart(count=count, nulls=values.null_count)
-    counted = column.scalar in _COUNTED and not column.container and column.role not in ("key", "text")
+    is_counted = column.scalar in _COUNTED and not column.container and column.role not in ("key", "text")
+    counted = values.value_counts() if is_counted else None
+    different = values if counted is None else counted.field("values")
     return ColumnPart(
         count=count,
         nulls=values.null_count,
-        distinct=None if column.container else Distinct.of(values),
+        distinct=None if column.container else Distinct.of(different),
         numbers=None if numbers is None else Numbers.of(numbers),
         lengths=Numbers.of(_floats(lengths(values))) if _has_length(column) else None,
-        counts=Counts.of(values) if counted else None,
+        counts=None if counted is None else Counts.of_counted(counted),
     )

@@ -45,8 +45,9 @@ class Numbers:
     @classmethod
     def of(cls, values: Floats) -> Numbers:
         """Return the statistics of values float64 [rows]; NaN is left out."""
-        finite = values[np.isfinite(values)]
-        infinite = int(np.isinf(values).sum())
+        is_finite = np.isfinite(values)
+        finite = values if is_finite.all() else values[is_finite]
+        infinite = 0 if finite is values else int(np.isinf(values).sum())
         if not len(finite):
             return cls(infinite=infinite)
         # The sum of huge values may be infinite where their mean is not.
@@ -54,7 +55,8 @@ class Numbers:
             mean = float(finite.mean())
             if not math.isfinite(mean):
                 mean = float((finite / len(finite)).sum())
-            deviations = float(np.square(finite - mean).sum())
+            apart = finite - mean
+            deviations = float(np.square(apart, out=apart).sum())
         low, high = float(finite.min()), float(finite.max())
         return cls(count=len(finite), infinite=infinite, minimum=low, maximum=high, mean=mean, deviations=deviations)
 
@@ -99,8 +101,9 @@ class Distinct:
         for first in range(0, len(values_words), _TILE_ROWS):
             words = mix64(values_words[first : first + _TILE_ROWS])
             rest = words & np.uint64((1 << (64 - HLL_BITS)) - 1)
-            # A number below 2^52 is exact as a float, whose exponent is the position of the highest bit.
-            rank = (64 - HLL_BITS + 1 - np.frexp(rest.astype(np.float64))[1]).astype(np.uint8)
+            # A number below 2^52 is exact as a float, whose exponent (biased by 1023) is the place of the highest bit.
+            exponent = rest.astype(np.float64).view(np.int64) >> 52
+            rank = (64 - HLL_BITS + 1023 - np.maximum(exponent, 1022)).astype(np.uint8)
             np.maximum.at(registers, (words >> np.uint64(64 - HLL_BITS)).view(np.int64), rank)
         return cls(registers=registers)
 
@@ -153,9 +156,14 @@ class Counts:
     @classmethod
     def of(cls, values: pa.Array) -> Counts:
         """Return the counts of a column; null is no value."""
-        found = values.value_counts().flatten() if len(values) else []
-        if not found or len(found[0]) > VALUES_MAX + 1:
-            return cls(counts=None if found else {})
+        return cls.of_counted(values.value_counts())
+
+    @classmethod
+    def of_counted(cls, counted: pa.StructArray) -> Counts:
+        """Return the counts of a column from what Arrow's `value_counts` gives of it."""
+        found = counted.flatten()
+        if len(counted) > VALUES_MAX + 1:
+            return cls(counts=None)
         texts = found[0].cast(pa.string()).to_pylist()
         pairs = {text: count for text, count in zip(texts, found[1].to_pylist(), strict=True) if text is not None}
         return cls(counts=_bounded(pairs))
@@ -178,9 +186,13 @@ def most_frequent(counts: dict[str, int], most: int) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:most]
 
 
-def smallest_rows(row_id: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
-    """Return the positions of the rows that a `Sample` of `limit` rows would keep of a block."""
-    return _smallest(_hashes(row_id), limit)
+def smallest_rows(row_id: npt.NDArray[np.int64], limit: int, before: Sample | None = None) -> npt.NDArray[np.int64]:
+    """Return the positions of the rows that a `Sample` of `limit` rows would keep of a block, added to `before`."""
+    hashes = _hashes(row_id)
+    if before is None or len(before.hashes) < limit:
+        return _smallest(hashes, limit)
+    some = np.flatnonzero(hashes < before.hashes[-1])
+    return some[_smallest(hashes[some], limit)]
 
 
 def _hashes(row_id: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from lightmill.datasets.expectations import Judge
 from lightmill.datasets.profiling import SAMPLE_MAX, Profiler
-from lightmill.datasets.sketches import VALUES_MAX, Counts, Distinct, Numbers, Pairs, Sample
+from lightmill.datasets.sketches import VALUES_MAX, Counts, Distinct, Numbers, Pairs, Sample, smallest_rows
 from lightmill.datasets.thumbnails import BYTES_MAX, encoded_uri, pixels_uri
 from lightmill.records.profile import ProfileRecord
 from lightmill.records.quality import ColumnRule, RulesSpec
@@ -243,6 +243,12 @@ def test_a_sample_is_that_of_the_set_of_rows() -> None:
     found = functools.reduce(operator.add, parts)
     assert found.table.column("n").to_pylist() == whole.table.column("n").to_pylist()
     assert len(set(found.table.column("n").to_pylist())) == 50
+    known = parts[0]
+    for part in np.array_split(shuffled, 6)[1:]:
+        places = smallest_rows(part, 50, known)
+        known = known + Sample.chosen(table.take(pa.array(part[places])), part[places], 50)
+    assert known.table.equals(whole.table)
+    assert len(smallest_rows(np.arange(1000), 50, whole)) < 50
 
 
 @QUIET

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from lightmill.errors import RequestError
 from lightmill.models.preparation.applying import Apply, Ids, Resources, ready
+from lightmill.models.preparation.columns import ROW_ID
 from lightmill.models.preparation.fitting import Accumulator, begin, fitted_from_data, settled
 from lightmill.models.preparation.syntax import columns_in, parse
 from lightmill.records.fitted import (
@@ -109,12 +111,17 @@ class StageFitter:
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_ready": {}}
 
-    def measure(self, table: pa.Table) -> StageSums:
-        """Return what a table of the training split adds to the fit.
+    def measure(self, table: pa.Table, rows: npt.NDArray[np.bool_] | None = None) -> StageSums:
+        """Return what a table of the training split adds to the fit; or what those of its rows do, bool [rows].
 
         Raises:
             RequestError: The table does not fit a step.
         """
+        if rows is not None:
+            needed = self._needed()
+            if needed is not None:  # so that no others are copied
+                table = table.select([name for name in table.column_names if name in needed])
+            table = table.filter(pa.array(rows))
         found: dict[int, Accumulator] = {}
         for place in sorted((*self._stage.fits, *self._stage.applies)):
             if place in self._stage.applies:
@@ -123,6 +130,13 @@ class StageFitter:
             found[place] = self._begin(place)
             found[place].add(table)
         return StageSums(found)
+
+    def _needed(self) -> frozenset[str] | None:
+        """Return the columns that the steps of this pass look at; None if they cannot be told."""
+        steps = [self._declared[place] for place in (*self._stage.fits, *self._stage.applies)]
+        if any(writes(step) is None for step in steps):
+            return None
+        return frozenset({ROW_ID}).union(*(reads(step) for step in steps))
 
     def begin(self) -> StageSums:
         """Return the sums of no rows, to which those of tables are added."""

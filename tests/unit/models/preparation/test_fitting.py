@@ -70,9 +70,34 @@ def test_the_passes_of_a_whole_preparation_add_up(table: pa.Table, data: st.Data
     known = settle(declared, Path())
     for stage in stages(declared):
         fitter = pickle.loads(pickle.dumps(StageFitter(declared, stage, known)))
-        sums = [pickle.loads(pickle.dumps(fitter.measure(block))) for block in blocks]
+        sums = [pickle.loads(pickle.dumps(fitter.measure(block, np.ones(len(block), dtype=bool)))) for block in blocks]
         known = known | (sums[0] + sums[1] + fitter.begin()).finish()
     assert known.record() == fitted(table, *(step.model_dump() for step in declared)).record()
+
+
+def test_a_fit_of_some_rows_is_that_of_a_table_of_them() -> None:
+    table = pa.table(
+        {
+            "row_id": range(6),
+            "x": [1.0, None, 4.0, 9.0, -1.0, 3.0],
+            "y": [2.0, 5.0, 1.0, 1.0, 8.0, 8.0],
+            "kind": ["a", "b", "b", "c", None, "a"],
+            "other": [[1], [2], [3], [4], [5], [6]],
+        }
+    )
+    made = steps(
+        {"step": "filter", "where": "y < 8 OR x > 0"},
+        {"step": "derive", "column": "z", "value": "x * y"},
+        {"step": "impute", "columns": ["z"], "with": "mean"},
+        {"step": "min_max", "columns": ["z", "y"]},
+        {"step": "one_hot", "columns": ["kind"]},
+    )
+    rows = np.array([True, True, False, True, True, True])
+    known = settle(made, Path())
+    (stage,) = stages(made)
+    found = StageFitter(made, stage, known).measure(table, rows).finish()
+    assert found == StageFitter(made, stage, known).measure(table.filter(pa.array(rows))).finish()
+    assert found.steps[4] == fitted(table.filter(pa.array(rows)), made[0].model_dump(), made[4].model_dump()).steps[1]
 
 
 BEHIND: list[dict[str, Any]] = [
