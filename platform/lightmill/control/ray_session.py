@@ -48,7 +48,7 @@ def _environment(modules: Sequence[Path]) -> dict[str, Any]:
 def _connected(where: str, **options: Any) -> Iterator[None]:
     try:
         ray.init(logging_level=logging.WARNING, log_to_driver=True, namespace="lightmill", **options)
-    except (ConnectionError, RuntimeError) as exc:
+    except Exception as exc:  # Ray raises bare Exception when its processes do not start in time
         raise UnavailableError(f"Ray does not answer at {where}: {exc}. See `lightmill status`.") from exc
     try:
         yield

@@ -144,5 +144,5 @@ def _refuse_whole(spec: DatasetSpec) -> None:
     if what:
         raise RequestError(
             f"`append` does not read the rows of before again, and {what}, which compares rows with all others. "
-            "Leave out one of the two."
+            "Leave that out (rules.duplicates: keep), or ingest all files anew without `append`."
         )

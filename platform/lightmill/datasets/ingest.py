@@ -27,7 +27,7 @@ from lightmill.datasets.profile_state import PROFILE_STATE_FILE, dump_part
 from lightmill.datasets.progress import Meter, Report
 from lightmill.datasets.rows import Blocks, RowReader, open_blocks
 from lightmill.datasets.sealed import QUARANTINE, SealedRows, SealTask
-from lightmill.datasets.sources.ray_source import task_groups
+from lightmill.datasets.sources.blocks import task_groups
 from lightmill.datasets.splitting import refuse_empty
 from lightmill.datasets.summary import summarized
 from lightmill.datasets.translate import user_errors

@@ -19,8 +19,8 @@ from ray.data.datasource import ReadTask
 
 from lightmill.datasets.journal import Journal
 from lightmill.datasets.progress import Meter
+from lightmill.datasets.sources.blocks import read_blocks
 from lightmill.datasets.sources.port import Part, Source
-from lightmill.datasets.sources.ray_source import read_blocks
 
 Result = TypeVar("Result")
 Work = Callable[[Iterator[pa.Table], int], Result]
@@ -66,7 +66,7 @@ class WorkSource(Datasource):
         source, work = self._source, self._work
 
         def run() -> list[pa.Table]:
-            blocks = (block for part in parts for block in read_blocks(source, part, "quarantine"))
+            blocks = (block for part in parts for block in read_blocks(source, part))
             return [pa.table({RESULT: [pickle.dumps(work(blocks, number), protocol=5)]})]
 
         return run

@@ -15,10 +15,10 @@ from pyarrow import compute
 from lightmill.datasets.columns import ROW_ID
 from lightmill.datasets.conversion import arrow_type
 from lightmill.datasets.expectations import Judge, Judgement
+from lightmill.datasets.sources.blocks import BAD, check_names
 from lightmill.datasets.sources.combine import combine
 from lightmill.datasets.sources.opening import open_source
 from lightmill.datasets.sources.port import ROW_BITS, BadRow, Part, Source
-from lightmill.datasets.sources.ray_source import BAD
 from lightmill.datasets.splitting import needs
 from lightmill.errors import RequestError
 from lightmill.masking import Masker
@@ -64,6 +64,7 @@ def open_blocks(spec: DatasetSpec, folder: Path) -> Blocks:
         if column.role != "ignore" or _is_checked(column) or name in used
     }
     source = combine([open_source(one, folder, types) for one in spec.all_sources()], spec.combine)
+    check_names(source)
     return Blocks(source=source, parts=tuple(source.parts()))
 
 

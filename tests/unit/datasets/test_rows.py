@@ -12,7 +12,7 @@ import yaml
 
 from lightmill.datasets.quarantine import quarantine, unreadable
 from lightmill.datasets.rows import RowReader, open_blocks
-from lightmill.datasets.sources.ray_source import read_blocks, task_groups
+from lightmill.datasets.sources.blocks import read_blocks, task_groups
 from lightmill.datasets.verdicts import bad_rows
 from lightmill.errors import RequestError
 from lightmill.records.dataset_spec import DatasetSpec
@@ -50,7 +50,7 @@ def reader(tmp_path: Path) -> tuple[RowReader, pa.Table]:
     location = RegistryLocation(store_url=str(world.root), keyring_path=str(world.ring.path), workspace="default")
     spec = DatasetSpec.model_validate(SPEC)
     blocks = open_blocks(spec, tmp_path)
-    (block,) = read_blocks(blocks.source, blocks.parts[0], "quarantine")
+    (block,) = read_blocks(blocks.source, blocks.parts[0])
     assert blocks.locate(1) == (blocks.parts[0].path, 2)
     assert task_groups(blocks.parts) == [list(blocks.parts)]
     return RowReader(spec, location), block
