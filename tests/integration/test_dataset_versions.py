@@ -86,7 +86,7 @@ def test_what_changed_is_found_without_reading_a_row(platform: TestPlatform) -> 
         ("2.jsonl", "added"),
     ]
     counts = {(one["group"], one["name"]): (one["old"], one["new"]) for one in found["counts"]}
-    assert counts["rows", "read"] == (400, 600) and counts["quarantined", "value out of range"] == (2, 3)
+    assert counts["rows", "read"] == (400, 600) and counts["quarantined", "value not allowed"] == (2, 3)
     assert any(one["what"] == "fitted" for one in found["preparation"]) and found["columns"] == []
 
 

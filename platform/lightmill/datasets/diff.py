@@ -190,7 +190,11 @@ def _preparation(old: Described, new: Described) -> Iterator[FieldChange]:
 def _fitted(version: Described) -> dict[str, Any]:
     card = version.card
     steps = card.preparation.fitted.steps if card.preparation else card.preprocessing.steps
-    return {"steps": [step.model_dump(mode="json") for step in steps]}
+    others = {"tokens": card.tokens, "training": card.training}
+    return {
+        "steps": [step.model_dump(mode="json") for step in steps],
+        **{name: part.model_dump(mode="json") for name, part in others.items() if part},
+    }
 
 
 def _used(version: Described) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def stored_schema(version: OpenVersion, entries: Sequence[FileEntry], columns: S
         RequestError: There is no such column.
     """
     entry = min(entries, key=lambda one: one.size)
-    schema = read_encrypted_schema(version.read_object(entry), version.subkey, entry.path).remove_metadata()
+    schema = read_encrypted_schema(version.read_object(entry), version.file_subkey(entry), entry.path).remove_metadata()
     unknown = [name for name in columns if name not in schema.names]
     if unknown:
         raise RequestError(f"{version.id} has no column {unknown[0]!r}; it has {', '.join(schema.names)}.")
@@ -131,7 +131,7 @@ def _chosen(version: OpenVersion, splits: Sequence[str]) -> list[FileEntry]:
 
 
 def _plain(version: OpenVersion, entry: FileEntry, schema: pa.Schema) -> pa.Buffer:
-    table = read_encrypted(version.read_object(entry), version.subkey, entry.path, schema.names)
+    table = read_encrypted(version.read_object(entry), version.file_subkey(entry), entry.path, schema.names)
     sink = pa.BufferOutputStream()
     pq.write_table(table.select(schema.names).cast(schema), sink, compression="zstd")
     return sink.getvalue()

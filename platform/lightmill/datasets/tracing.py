@@ -39,7 +39,9 @@ def trace_row(version: OpenVersion, row_id: int, report: Report = lambda _: None
     files = [entry for group in GROUPS for entry in _files(version, group)]
     for number, entry in enumerate(files):
         report(Progress(phase="look for the row", done=number, total=len(files), unit="files"))
-        ids = read_encrypted(version.read_object(entry), version.subkey, entry.path, [ROW_ID]).column(ROW_ID)
+        ids = read_encrypted(version.read_object(entry), version.file_subkey(entry), entry.path, [ROW_ID]).column(
+            ROW_ID
+        )
         found = np.flatnonzero(ids.to_numpy() == row_id)
         if len(found):
             return _traced(version, known, entry, int(found[0]))
@@ -102,7 +104,7 @@ def _files(version: OpenVersion, group: str) -> list[FileEntry]:
 
 
 def _traced(version: OpenVersion, known: Described, entry: FileEntry, at: int) -> RowTrace:
-    table = read_encrypted(version.read_object(entry), version.subkey, entry.path).slice(at, 1)
+    table = read_encrypted(version.read_object(entry), version.file_subkey(entry), entry.path).slice(at, 1)
     group = entry.group or ""
     before = 0
     for file in _files(version, group):

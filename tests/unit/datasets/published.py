@@ -15,6 +15,7 @@ from lightmill.records.assets import (
     CodeState,
     DatasetCard,
     FileEntry,
+    Lender,
     Profile,
     Provenance,
     RowOrigin,
@@ -24,7 +25,7 @@ from lightmill.records.assets import (
 from lightmill.records.dataset_spec import DatasetSpec
 from lightmill.records.masking import MaskedCount, MaskingReport
 from lightmill.records.profile import PROFILE_FILE
-from lightmill.records.references import AssetKind
+from lightmill.records.references import AssetKind, VersionId
 from lightmill.records.signature import Preprocessing, TensorSpec
 from lightmill.registry import Content, Registry
 
@@ -122,6 +123,18 @@ def publish(registry: Registry, people: People | None = None, name: str = "peopl
     )
     content = Content(files=(*files, *notes.files), blobs=notes.blobs, dataset=card, provenance=provenance)
     return registry.commit(draft, content)
+
+
+def append(registry: Registry, before: VersionId) -> VersionSummary:
+    """Publish a version that shares all files of another and has none of its own."""
+    version = registry.open(before)
+    names = ("footer", "data", "tag-0")
+    lender = Lender(seq=before.seq, subkeys={name: version.subkey(name).hex() for name in names})
+    files = tuple(
+        entry.model_copy(update={"lender": 0}) for entry in version.manifest.files if entry.object is not None
+    )
+    content = Content(files=files, lenders=(lender,), dataset=version.manifest.dataset)
+    return registry.commit(registry.begin(AssetKind.DATASET, before.name), content)
 
 
 def _stored(table: pa.Table, ids: pa.Array) -> pa.Table:

@@ -15,11 +15,12 @@ import pytest
 import yaml
 
 from lightmill.datasets.exporting import ExportedDataset, describe_sealed, export_version
+from lightmill.datasets.tracing import trace_row
 from lightmill.errors import ConflictError, IntegrityError, NotFoundError, RequestError
 from lightmill.records.annotations import CardText, Notes
 from lightmill.records.jobs import Progress
 from lightmill.registry import OpenVersion
-from tests.unit.datasets.published import HIDDEN, SPEC, People, publish
+from tests.unit.datasets.published import HIDDEN, SPEC, People, append, publish
 from tests.unit.registry.world import World
 
 NOTES = Notes(tags={"team": "vision"}, text=CardText(limitations="Not for | minors."))
@@ -63,6 +64,16 @@ def test_an_export_holds_every_row_of_every_split_and_nothing_of_the_quarantine(
     for file in done.files:
         data = (tmp_path / "out" / file.path).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (file.size_bytes, file.sha256)
+
+
+def test_files_that_a_version_shares_are_opened_with_their_own_keys(
+    world: World, version: OpenVersion, tmp_path: Path
+) -> None:
+    second = world.registry.open(append(world.registry, version.id).id)
+    assert exported(second, tmp_path / "out").rows == 300
+    assert (tmp_path / "out" / "train" / "00000-00000.parquet").is_file()
+    found = trace_row(second, 200)
+    assert found.version.seq == 2 and found.values == trace_row(version, 200).values
 
 
 def test_columns_and_splits_may_be_chosen(version: OpenVersion, tmp_path: Path) -> None:
