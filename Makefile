@@ -61,6 +61,7 @@ test-data: extras
 		tests/unit/registry/test_retention.py tests/unit/training tests/unit/wiring/test_dataset_versions.py \
 		tests/contract/test_sources_s3.py -m "slow or not slow"
 	@$(BIN)/pytest --counts tests/integration/test_sources_on_ray.py tests/integration/test_ingest_kinds.py \
+		tests/integration/test_training_kinds.py \
 		tests/integration/test_ingest_killed.py tests/integration/test_appending.py tests/integration/test_spilling.py \
 		tests/integration/test_dataset_versions.py tests/integration/test_bad_input.py \
 		tests/integration/test_thousand_identifiers.py tests/integration/test_profile_in_a_browser.py -m slow

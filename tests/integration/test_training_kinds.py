@@ -1,6 +1,6 @@
 """What training does with rows, on a real Ray: who gets which, what augmentation changes, and a user's own functions.
 
-Jobs run by plain Python, each with a Ray of its own.
+One platform runs for all; job files are run by plain Python, so that each can have settings of its own.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ def whole(table):
 
 
 @pytest.fixture(scope="module")
-def alone() -> Iterator[TestPlatform]:
+def running() -> Iterator[TestPlatform]:
     with temporary_platform() as platform:
+        platform.lightmill("up")
         yield platform
 
 
@@ -95,11 +96,15 @@ def opened(platform: TestPlatform, name: str) -> tuple[Platform, OpenVersion]:
     return found, found.registry.open(found.registry.resolve(AssetKind.DATASET, parse_reference(f"{name}@latest")))
 
 
-def test_each_worker_gets_the_rows_that_the_distribution_says(alone: TestPlatform, folder: Path) -> None:
+@pytest.fixture(scope="module")
+def numbers(running: TestPlatform, folder: Path) -> None:
+    ingest(running, folder, "numbers")
+
+
+def test_each_worker_gets_the_rows_that_the_distribution_says(running: TestPlatform, numbers: None) -> None:
     """The row ids that two workers of Ray Train see in two epochs, for every distribution."""
-    ingest(alone, folder, "numbers")
-    platform, version = opened(alone, "numbers")
-    said = alone.run(BIN / "python", "-m", "tests.integration.seen_rows", str(alone.home), str(version.id))
+    platform, version = opened(running, "numbers")
+    said = running.run(BIN / "python", "-m", "tests.integration.seen_rows", str(running.home), str(version.id))
     seen = said.json()
     train = read_rows(version, platform.location, "train")
     all_rows = sorted(train.column("row_id").to_pylist())
@@ -124,24 +129,26 @@ def test_each_worker_gets_the_rows_that_the_distribution_says(alone: TestPlatfor
     assert set(seen) == {"random", "sequential", "class", "key"}
 
 
-def test_a_distributed_training_ends_and_a_worker_without_rows_is_refused(alone: TestPlatform, folder: Path) -> None:
+def test_a_distributed_training_ends_and_a_worker_without_rows_is_refused(
+    running: TestPlatform, folder: Path, numbers: None
+) -> None:
     for by in ({"by": "class"}, {"by": "key", "column": "owner"}):
-        assert train(alone, folder, "numbers", spec={"distribution": by}).json()["metrics"]["test_accuracy"] > 0.4
-    refused = train(alone, folder, "numbers", check=False, spec={"distribution": {"by": "key", "column": "colour"}})
+        assert train(running, folder, "numbers", spec={"distribution": by}).json()["metrics"]["test_accuracy"] > 0.4
+    refused = train(running, folder, "numbers", check=False, spec={"distribution": {"by": "key", "column": "colour"}})
     assert refused.code == 2 and "'colour' is not a column of numbers@1" in refused.json()["error"]
     refused = train(
-        alone, folder, "numbers", check=False, spec={"workers": 8, "distribution": {"by": "key", "column": "owner"}}
+        running, folder, "numbers", check=False, spec={"workers": 8, "distribution": {"by": "key", "column": "owner"}}
     )
     assert refused.code == 2 and "without rows" in refused.json()["error"]
 
 
-def test_augmentation_changes_training_rows_only(alone: TestPlatform, folder: Path) -> None:
+def test_augmentation_changes_training_rows_only(running: TestPlatform, folder: Path) -> None:
     prepare = [
         {"step": "standardize", "columns": ["x", "y"]},
         {"step": "augment", "columns": ["x"], "operations": [{"op": "noise", "std": 0.1}], "seed": 4},
     ]
-    ingest(alone, folder, "noisy", spec={"prepare": prepare})
-    platform, version = opened(alone, "noisy")
+    ingest(running, folder, "noisy", spec={"prepare": prepare})
+    platform, version = opened(running, "noisy")
     card = version.manifest.dataset
     assert card is not None and card.training is not None and card.preparation is not None
     assert [step.step for step in card.training.fitted.steps] == ["augment", "features"]
@@ -149,14 +156,14 @@ def test_augmentation_changes_training_rows_only(alone: TestPlatform, folder: Pa
     rows = read_rows(version, platform.location, "train")
     assert "features" not in rows.column_names
     assert abs(float(pc.mean(rows.column("prepared_x")).as_py())) < 1e-6
-    first = train(alone, folder, "noisy").json()["metrics"]
-    again = train(alone, folder, "noisy").json()["metrics"]
+    first = train(running, folder, "noisy").json()["metrics"]
+    again = train(running, folder, "noisy").json()["metrics"]
     same = ("loss", "validation_loss", "test_accuracy")
     assert [first[key] for key in same] == [again[key] for key in same]
 
 
 def test_a_function_beside_the_specification_runs_where_the_settings_allow_it(
-    alone: TestPlatform, folder: Path
+    running: TestPlatform, folder: Path
 ) -> None:
     step = {
         "step": "python",
@@ -169,7 +176,7 @@ def test_a_function_beside_the_specification_runs_where_the_settings_allow_it(
         return {"prepare": [{**step, **changes}, {"step": "features", "columns": ["x", "ratio"]}]}
 
     def why(spec: dict[str, Any], **environment: str) -> str:
-        done = ingest(alone, folder, "functions", check=False, spec=spec, **environment)
+        done = ingest(running, folder, "functions", check=False, spec=spec, **environment)
         assert done.code == 2, done.out + done.err
         return done.json()["error"]
 
@@ -177,16 +184,16 @@ def test_a_function_beside_the_specification_runs_where_the_settings_allow_it(
     assert "no module 'nowhere'" in why(prepare(function="nowhere:f"), **ALLOW)
     assert "no function 'absent'" in why(prepare(function="own_steps.numbers:absent"), **ALLOW)
     assert "'ratio' as int64" in why(prepare(function="own_steps.numbers:whole"), **ALLOW)
-    ingest(alone, folder, "functions", spec=prepare(), **ALLOW)
-    platform, version = opened(alone, "functions")
+    ingest(running, folder, "functions", spec=prepare(), **ALLOW)
+    platform, version = opened(running, "functions")
     rows = read_rows(version, platform.location, "train")
     features = np.stack(rows.column("features").to_numpy())
     x, y = (rows.column(name).to_numpy() for name in ("x", "y"))
     np.testing.assert_allclose(features, np.stack([x, x / (1 + np.abs(y))], axis=1), rtol=1e-6)
-    assert train(alone, folder, "functions").json()["model_version"] == "functions@1"
+    assert train(running, folder, "functions").json()["model_version"] == "functions@1"
 
 
-def test_a_function_behind_the_augmentation_runs_in_the_training_workers(alone: TestPlatform, folder: Path) -> None:
+def test_a_function_behind_the_augmentation_runs_in_the_training_workers(running: TestPlatform, folder: Path) -> None:
     prepare = [
         {"step": "augment", "columns": ["y"], "operations": [{"op": "noise", "std": 0.1}]},
         {
@@ -197,11 +204,7 @@ def test_a_function_behind_the_augmentation_runs_in_the_training_workers(alone: 
         },
         {"step": "features", "columns": ["x", "ratio"]},
     ]
-    ingest(alone, folder, "late", spec={"prepare": prepare}, **ALLOW)
-    refused = train(alone, folder, "late", check=False)
+    ingest(running, folder, "late", spec={"prepare": prepare}, **ALLOW)
+    refused = train(running, folder, "late", check=False)
     assert refused.code == 2 and "LIGHTMILL_ALLOW_PYTHON_STEPS" in refused.json()["error"]
-    assert train(alone, folder, "late", **ALLOW).json()["model_version"] == "late@1"
-
-
-def test_nothing_of_it_still_runs(alone: TestPlatform) -> None:
-    assert alone.processes() == []
+    assert train(running, folder, "late", **ALLOW).json()["model_version"] == "late@1"

@@ -85,7 +85,7 @@ def test_a_batch_of_padding_only_or_without_rows_has_no_loss_and_no_gradient() -
         module.zero_grad()
         step.loss.backward()
         assert (float(step.loss.detach()), int(step.count)) == (0.0, 0)
-        assert all(p.grad is None or not p.grad.any() for p in module.parameters())
+        assert all(p.grad is not None and not p.grad.any() for p in module.parameters())
 
 
 def test_two_workers_with_unlike_batches_step_as_one_with_both() -> None:
