@@ -34,7 +34,8 @@ class DataSession:
 
         spec = DatasetSpec.model_validate(specification(rows))
         location, registry = self.platform.location, self.platform.registry
-        return ingest(spec, rows, registry, location, capture(spec.model_dump(mode="json"), rows, None), _silent)
+        provenance = capture(spec.model_dump(mode="json"), rows, None)
+        return ingest(spec, rows, registry, location, provenance, _silent, self.platform.settings.home / "ingest")
 
 
 def _silent(progress: Progress) -> None:

@@ -1,47 +1,36 @@
 """Our ingest with plain Parquet out, for comparison only: no setting of the product does this.
 
-While `plain_output` is open, the driver's ingest takes a sink whose tasks replace the one function that writes an
-encrypted file by one that writes the same table plain; what is written can be read by nothing of Lightmill's.
+While `plain_output` is open, an ingest of this process gives its tasks a function that writes the same file without
+encryption; nothing of Lightmill's reads what it writes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lightmill.datasets import ingest, sealed
-from lightmill.datasets.parquet import Subkey
-from lightmill.records.assets import FileEntry
-
-
-class PlainSink(sealed.SealedSink):
-    """Writes what a `SealedSink` writes, without encryption."""
-
-    def write(self, blocks: Iterable[object], ctx: object) -> list[FileEntry]:
-        """Prepare and write this task's blocks; runs in a Ray worker."""
-        encrypted = sealed.write_encrypted
-        sealed.write_encrypted = write_plain
-        try:
-            return super().write(blocks, ctx)
-        finally:
-            sealed.write_encrypted = encrypted
+from lightmill.datasets.parquet import Subkey, encodings
 
 
 def write_plain(table: pa.Table, subkey: Subkey, tags: Mapping[str, str] | None = None) -> memoryview:
     """Return a table as a Parquet file that differs from an encrypted one in the encryption only."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, **encodings(table))
     return memoryview(sink.getvalue())
 
 
 @contextmanager
 def plain_output() -> Iterator[None]:
     """Let ingests that this process starts write plain files."""
-    ingest.SealedSink = PlainSink
+    module = cast(Any, ingest)
+    module.SealTask = partial(sealed.SealTask, write=write_plain)
     try:
         yield
     finally:
-        ingest.SealedSink = sealed.SealedSink
+        module.SealTask = sealed.SealTask

@@ -16,6 +16,7 @@ import ray.data
 from ray.data import DataIterator
 
 from lightmill.datasets.columns import FEATURES, LABEL
+from lightmill.datasets.parquet import encodings
 from lightmill.datasets.reading import feature_rows, read_file, split_files
 from lightmill.datasets.sealed import read_split
 from lightmill.registry import OpenVersion, RegistryLocation
@@ -67,4 +68,4 @@ def plain_copy(version: OpenVersion, location: RegistryLocation, folder: Path) -
     folder.mkdir(parents=True)
     for number, entry in enumerate(split_files(version, "train")):
         table = read_file(location, version.id, entry, None)
-        pq.write_table(table, folder / f"{number:05d}.parquet", compression="zstd")
+        pq.write_table(table, folder / f"{number:05d}.parquet", **encodings(table))

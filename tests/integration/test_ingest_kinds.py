@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import httpx
 import numpy as np
 import psycopg
 import pyarrow as pa
@@ -22,8 +23,10 @@ import yaml
 from PIL import Image
 
 from lightmill.datasets.reading import read_rows
+from lightmill.models.language_model import LanguageModel
 from lightmill.records.references import AssetKind, parse_reference
 from lightmill.registry import OpenVersion
+from lightmill.serving.loading import load_model
 from lightmill.settings import Settings
 from lightmill.wiring import open_platform
 from tests.platforms import BIN, TestPlatform, temporary_platform
@@ -122,7 +125,7 @@ def ingested(
     return result, version
 
 
-def trained(platform: TestPlatform, folder: Path, name: str) -> dict[str, Any]:
+def trained(platform: TestPlatform, folder: Path, name: str, **changes: Any) -> dict[str, Any]:
     path = folder / f"{name}-train.yaml"
     spec = {
         "model": name,
@@ -131,9 +134,21 @@ def trained(platform: TestPlatform, folder: Path, name: str) -> dict[str, Any]:
         "epochs": 1,
         "batch_size": 32,
         "workers": 2,
+        **changes,
     }
     path.write_text(yaml.safe_dump(spec))
     return json.loads(platform.run(BIN / "python", "jobs/train.py", path).out.strip().splitlines()[-1])
+
+
+def answer_of(platform: TestPlatform, folder: Path, name: str, tensor: dict[str, Any]) -> dict[str, Any]:
+    """Deploy a model and ask its endpoint over HTTP."""
+    path = folder / f"{name}-endpoint.yaml"
+    path.write_text(yaml.safe_dump({"name": name, "model": f"{name}@1"}))
+    platform.lightmill("deploy", path)
+    url, headers = f"{platform.url}/v2/models/{name}", {"X-API-Key": platform.key}
+    answer = httpx.post(f"{url}/infer", json={"inputs": [tensor]}, headers=headers, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["outputs"][0]
 
 
 def rows_of(platform: TestPlatform, version: OpenVersion, group: str = "train") -> pa.Table:
@@ -258,4 +273,21 @@ def test_a_corpus_of_texts_tokenized_and_packed(platform: TestPlatform, tmp_path
     path = tmp_path / "train.yaml"
     path.write_text(yaml.safe_dump({"model": "t", "dataset": "texts@1", "architecture": {"name": "logistic"}}))
     refused = platform.run(BIN / "python", "jobs/train.py", path, check=False)
-    assert refused.code == 2 and "label" in refused.out + refused.err
+    assert refused.code == 2 and "label" in refused.out + refused.err and "causal_lm" in refused.out + refused.err
+    small = {"name": "decoder", "arguments": {"width": 32, "layers": 2, "heads": 4, "kv_heads": 2}}
+    result = trained(platform, tmp_path, "texts", architecture=small, objective="causal_lm", batch_size=4)
+    assert result["model_version"] == "texts@1"
+    metrics = result["metrics"]
+    assert metrics["test_perplexity"] == pytest.approx(np.exp(metrics["test_loss"]))
+    assert metrics["validation_perplexity"] < 450 and metrics["tokens_per_second"] > 0
+    opened = open_platform(Settings(home=platform.home))
+    model = opened.registry.resolve(AssetKind.MODEL, parse_reference("texts@1"))
+    loaded = load_model(opened.location, model)
+    card = loaded.card
+    assert isinstance(loaded, LanguageModel) and card.tokens is not None and card.classes == ()
+    found = loaded.predict(ids[:2].astype(np.int64)).logits
+    assert found.shape == (2, 128, card.architecture.arguments["vocabulary"])
+    tensor = {"name": "tokens", "shape": [2, 128], "datatype": "INT64", "data": ids[:2].tolist()}
+    answer = answer_of(platform, tmp_path, "texts", tensor)
+    assert (answer["name"], answer["shape"]) == ("logits", list(found.shape))
+    np.testing.assert_allclose(np.reshape(answer["data"], found.shape), found, rtol=1e-4, atol=1e-4)

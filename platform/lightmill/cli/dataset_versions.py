@@ -42,7 +42,7 @@ def diff(
         ("Columns", ("column", "what", "before", "after"), [_change(change) for change in found.columns]),
         (
             "Distributions, the largest changes first",
-            ("column", "distance", "PSI", "by chance", "missing", "mean", "shift in std", "compared"),
+            ("column", "distance", "PSI (by chance)", "missing", "mean", "compared"),
             [_shift(shift) for shift in found.shifts if shift.size or shift.mean_shift],
         ),
         (
@@ -76,11 +76,12 @@ def _change(change: Any) -> tuple[str, ...]:
 
 
 def _shift(shift: ColumnShift) -> tuple[str, ...]:
+    distance = "" if shift.js is None else f"{shift.js:.3f}"
+    psi = "" if shift.psi is None or shift.by_chance is None else f"{shift.psi:.3f} ({shift.by_chance:.3f})"
     missing = f"{shift.old_missing:.1%} to {shift.new_missing:.1%}"
     mean = "" if shift.old_mean is None or shift.new_mean is None else f"{shift.old_mean:.4g} to {shift.new_mean:.4g}"
-    numbers = ["" if value is None else f"{value:.3f}" for value in (shift.js, shift.psi, shift.by_chance)]
-    moved = "" if shift.mean_shift is None else f"{shift.mean_shift:+.2f}"
-    return (shift.name, *numbers, missing, mean, moved, shift.method)
+    mean += "" if shift.mean_shift is None else f" ({shift.mean_shift:+.2f} std)"
+    return (shift.name, distance, psi, missing, mean, shift.method)
 
 
 def row(

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 
@@ -179,7 +180,7 @@ def _splits(known: Described) -> dict[str, Any]:
         "dataType": "cr:Split",
         "key": {"@id": "splits/name"},
         "field": [{"@type": "cr:Field", "@id": "splits/name", "dataType": "sc:Text"}],
-        "data": [{"splits/name": name} for name, rows in known.card.profile.splits.items() if rows],
+        "data": [{"splits/name": name} for name in SPLITS if known.card.profile.splits.get(name)],
     }
 
 
@@ -201,7 +202,8 @@ def _fields(known: Described, schema: pa.Schema) -> Iterator[dict[str, Any]]:
         said = column_text(known, field)
         yield {
             "@type": "cr:Field",
-            "@id": f"rows/{field.name}",
+            "@id": f"rows/{quote(field.name, safe='')}",
+            "name": field.name,
             **({"description": said} if said else {}),
             **_type(known, field),
             "source": {"fileSet": {"@id": "files"}, "extract": {"column": field.name}},
@@ -213,12 +215,13 @@ def column_text(known: Described, field: pa.Field) -> str:
     if field.name == ROW_ID:
         return "The row's place in the sources; it stays through preparation and splits."
     if field.name == LABEL:
-        return f"The class as an index into: {', '.join(known.card.classes)}."
+        named = "" if known.label_is_personal() else f" into: {', '.join(known.card.classes)}"
+        return f"The class as an index{named}."
     if field.name == FEATURES:
         columns = [name for name, rule in known.rules().items() if rule.role in ("feature", "image")]
         return f"The prepared features, made of: {', '.join(columns)}." if columns else "The prepared features."
     rule = known.rules().get(field.name)
-    return "A source column with tags; masked as the policy says." if rule and rule.tags else ""
+    return "A personal column of the source, as masking left it." if rule and rule.tags else ""
 
 
 def _type(known: Described, field: pa.Field) -> dict[str, Any]:

@@ -41,6 +41,10 @@ class Described:
             found |= dict.fromkeys(rule.names(), rule)
         return found
 
+    def label_is_personal(self) -> bool:
+        """Return whether the label column has tags, so that its classes are not shown to others."""
+        return any(rule.role == "label" and bool(rule.tags) for rule in self.rules().values())
+
 
 def described(version: OpenVersion) -> Described:
     """Return what is known of a dataset version.

@@ -139,10 +139,8 @@ def _of_numbers(
     if not (old.histogram and new.histogram):
         return ColumnShift(**missing, kind=kind, **means, method="means of all values")
     found = between_histograms(old.histogram, new.histogram)
-    method = (
-        f"histograms of samples of {old.histogram.sampled} and {new.histogram.sampled} {kind} in {found.bins} bins of "
-        "the old version; means of all"
-    )
+    sampled = f"{old.histogram.sampled} and {new.histogram.sampled}"
+    method = f"histograms of {sampled} sampled {kind} in {found.bins} bins; means of all"
     return ColumnShift(**missing, kind=kind, **means, **_measures(found), method=method)
 
 

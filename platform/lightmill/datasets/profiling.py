@@ -124,7 +124,7 @@ class Profiler:
             if _has_length(column):
                 columns.append(lengths(values).cast(pa.float64()))
                 names.append(f"length {index}")
-        return Sample.of(pa.Table.from_arrays(columns, names=names), row_id[rows.to_numpy()], self._limit)
+        return Sample.chosen(pa.Table.from_arrays(columns, names=names), row_id[rows.to_numpy()], self._limit)
 
     def _image_sample(self, arrays: dict[str, pa.Array], row_id: npt.NDArray[np.int64]) -> Sample:
         """Keep a few rows of the image columns; a picture that is too large for a page is null from here on."""
@@ -132,7 +132,7 @@ class Profiler:
         columns = [_small(arrays[name].take(rows), column) for name, column in self._images]
         ids = row_id[rows.to_numpy()]
         names = ["row_id", *(name for name, _ in self._images)]
-        return Sample.of(pa.Table.from_arrays([pa.array(ids), *columns], names=names), ids, IMAGES_MAX)
+        return Sample.chosen(pa.Table.from_arrays([pa.array(ids), *columns], names=names), ids, IMAGES_MAX)
 
     # -- the end --------------------------------------------------------------
 

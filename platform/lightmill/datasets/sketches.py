@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import compute
 
-from lightmill.datasets.digests import mix64, value_words
+from lightmill.datasets.digests import distinct_words, mix64
 
 pc: Any = compute  # pyarrow makes these functions at import; type checkers do not see them
 
@@ -24,6 +24,7 @@ HLL_BITS = 12
 VALUES_MAX = 1000
 TEXT_MAX = 200
 _SLICE_ROWS = 1 << 14
+_TILE_ROWS = 1 << 13
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,14 +95,13 @@ class Distinct:
     def of(cls, values: pa.Array) -> Distinct:
         """Return the sketch of a column; null is no value."""
         registers = np.zeros(1 << HLL_BITS, dtype=np.uint8)
-        there = values.drop_null() if values.null_count else values
-        values_words = value_words(there)[0]
-        for first in range(0, len(values_words), _SLICE_ROWS):
-            words = mix64(values_words[first : first + _SLICE_ROWS])
+        values_words = distinct_words(values)
+        for first in range(0, len(values_words), _TILE_ROWS):
+            words = mix64(values_words[first : first + _TILE_ROWS])
             rest = words & np.uint64((1 << (64 - HLL_BITS)) - 1)
             # A number below 2^52 is exact as a float, whose exponent is the position of the highest bit.
             rank = (64 - HLL_BITS + 1 - np.frexp(rest.astype(np.float64))[1]).astype(np.uint8)
-            np.maximum.at(registers, (words >> np.uint64(64 - HLL_BITS)).astype(np.int64), rank)
+            np.maximum.at(registers, (words >> np.uint64(64 - HLL_BITS)).view(np.int64), rank)
         return cls(registers=registers)
 
     def __add__(self, other: Distinct) -> Distinct:
@@ -209,6 +209,11 @@ class Sample:
         return cls._smallest(_hashes(row_id), table, limit)
 
     @classmethod
+    def chosen(cls, table: pa.Table, row_id: npt.NDArray[np.int64], limit: int) -> Sample:
+        """Return the sample of a block of which `table` holds the rows that `smallest_rows` gives, in their order."""
+        return cls(hashes=_hashes(row_id), table=table.combine_chunks(), limit=limit)
+
+    @classmethod
     def _smallest(cls, hashes: npt.NDArray[np.uint64], table: pa.Table, limit: int) -> Sample:
         some = _smallest(hashes, limit)
         return cls(hashes=hashes[some], table=table.take(pa.array(some)).combine_chunks(), limit=limit)
@@ -236,20 +241,24 @@ class Pairs:
         """Return the co-moments of columns float64 [rows] each, computed in slices of rows."""
         size = len(columns)
         total = cls(**{name: np.zeros((size, size)) for name in ("count", "mean", "spread", "product")})
-        for first in range(0, len(columns[0]) if columns else 0, _SLICE_ROWS):
-            total = total + cls._of_slice(np.stack([column[first : first + _SLICE_ROWS] for column in columns]))
+        rows = len(columns[0]) if columns else 0
+        memory = np.empty((3, size, min(rows, _SLICE_ROWS)))  # used again for every slice
+        for first in range(0, rows, _SLICE_ROWS):
+            part = [column[first : first + _SLICE_ROWS] for column in columns]
+            values, scratch, known = memory if len(part[0]) == memory.shape[2] else np.empty((3, size, len(part[0])))
+            total = total + cls._of_slice(np.stack(part, out=values), scratch, known)
         return total
 
     @classmethod
-    def _of_slice(cls, values: Floats) -> Pairs:
-        """Return the co-moments of values float64 [columns, rows]."""
+    def _of_slice(cls, values: Floats, scratch: Floats, known: Floats) -> Pairs:
+        """Return the co-moments of values float64 [columns, rows]; the others are memory of the same shape."""
         size, rows = values.shape
+        shape = (size, size)
         with np.errstate(over="ignore", invalid="ignore"):
-            center = (values / rows).sum(axis=1)
+            center = np.divide(values, rows, out=scratch).sum(axis=1)
             if np.isfinite(center).all():
-                apart = values - center[:, None]
+                apart = np.subtract(values, center[:, None], out=scratch)
                 product = apart @ apart.T
-                shape = (size, size)
                 return cls(
                     count=np.full(shape, float(rows)),
                     mean=np.repeat(center[:, None], size, axis=1),
@@ -257,16 +266,20 @@ class Pairs:
                     product=product,
                 )
             there = np.isfinite(values)
-            known = there.astype(np.float64)
-            center = np.where(there, values / np.maximum(known.sum(axis=1), 1)[:, None], 0.0).sum(axis=1)
-            apart = np.where(there, values - center[:, None], 0.0)
+            absent = ~there
+            np.copyto(known, there)
+            np.divide(values, np.maximum(known.sum(axis=1), 1)[:, None], out=scratch)
+            np.copyto(scratch, 0.0, where=absent)
+            center = scratch.sum(axis=1)
+            apart = np.subtract(values, center[:, None], out=scratch)
+            np.copyto(apart, 0.0, where=absent)
             count = known @ known.T
             some = np.maximum(count, 1)
             sums = apart @ known.T
             return cls(
                 count=count,
                 mean=np.where(count > 0, center[:, None] + sums / some, 0.0),
-                spread=np.square(apart) @ known.T - np.square(sums) / some,
+                spread=np.square(apart, out=values) @ known.T - np.square(sums) / some,
                 product=apart @ apart.T - sums * sums.T / some,
             )
 

@@ -1,7 +1,7 @@
 """The card of a dataset version, in the style of Hugging Face: YAML in front, then one page of Markdown.
 
 Its parts follow Gebru and others, Datasheets for Datasets (2021), as far as the platform knows them. It shows counts,
-ranges and class names; of columns with tags, counts only, and of no column a single value.
+ranges and class names; of columns with tags, counts only. Of steps and splits it leaves out what may hold values.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ SOURCES_SHOWN = 20
 STEP_SHOWN = 300
 _SAID_NOTHING = "Nothing was written here."
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+_MAY_HOLD_VALUES = ("value", "values", "where", "replace")
 _LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 
 
@@ -100,9 +101,11 @@ def _limits(known: Described, name: str) -> Iterator[tuple[str, object]]:
 
 def _splits(known: Described) -> Iterator[str]:
     found = known.card.profile
-    yield from _table(("split", "rows"), [(name, rows) for name, rows in found.splits.items()])
+    yield from _table(("split", "rows"), [(name, found.splits[name]) for name in SPLITS if name in found.splits])
     balance = known.profile.classes if known.profile else None
-    if balance:
+    if known.label_is_personal():
+        yield from ("", "The label has tags, so that its classes are not named here.")
+    elif balance:
         yield ""
         rows = [(name, *counts) for name, counts in zip(balance.classes, balance.counts, strict=True)]
         yield from _table((f"class of {balance.column}", *balance.splits), rows)
@@ -195,9 +198,19 @@ def _cell(value: object) -> str:
 
 
 def _brief(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(_without_values(value), ensure_ascii=False)
     return text if len(text) <= STEP_SHOWN else f"{text[:STEP_SHOWN]} ..."
 
 
 def _code(text: str) -> str:
     return "`" + text.replace("`", "'").replace("\n", " ") + "`"
+
+
+def _without_values(value: object) -> object:
+    """Return a step or split without empty fields and without those that may hold a value of a row."""
+    if isinstance(value, list):
+        return [_without_values(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {key: one for key, one in value.items() if one is not None and key not in _MAY_HOLD_VALUES}
+    return {key: _without_values(one) for key, one in kept.items()}

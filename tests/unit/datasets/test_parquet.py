@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -109,3 +110,20 @@ def test_features_become_a_matrix_also_of_a_slice() -> None:
     assert found[0].tolist() == [30, 31, 32]
     assert found.flags.writeable
     assert feature_rows(pa.concat_tables([TABLE.slice(0, 2), TABLE.slice(98)])).shape == (4, 3)
+
+
+def test_columns_of_every_kind_come_back_whether_their_values_repeat_or_not() -> None:
+    numbers = np.random.default_rng(0).random(9000)
+    kinds = {
+        "few": np.arange(3000) % 3,
+        "many": numbers[:3000],
+        "texts": [f"{n}" for n in range(3000)],
+        "none": pa.nulls(3000),
+        "tensor": pa.FixedSizeListArray.from_arrays(pa.array(numbers.astype(np.float32)), 3),
+        "halves": pa.FixedSizeListArray.from_arrays(pa.array(numbers.astype(np.float16)), 3),
+        "zeros": pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(9000, dtype=np.float32)), 3),
+        "tokens": [list(range(n % 4)) for n in range(3000)],
+        "nested": [[[f"{n}"]] for n in range(3000)],
+    }
+    table = pa.table(kinds)
+    assert read_encrypted(bytes(write_encrypted(table, subkey)), subkey, "x").equals(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from pathlib import Path
@@ -18,7 +19,7 @@ from lightmill.errors import ConflictError, IntegrityError, NotFoundError, Reque
 from lightmill.records.annotations import CardText, Notes
 from lightmill.records.jobs import Progress
 from lightmill.registry import OpenVersion
-from tests.unit.datasets.published import HIDDEN, People, publish
+from tests.unit.datasets.published import HIDDEN, SPEC, People, publish
 from tests.unit.registry.world import World
 
 NOTES = Notes(tags={"team": "vision"}, text=CardText(limitations="Not for | minors."))
@@ -166,6 +167,34 @@ def test_croissant_of_an_export_validates_and_its_records_are_the_rows(version: 
     assert {record["splits/name"] for record in dataset.records("splits")} == {"train", "validation", "test"}
 
 
+def test_croissant_takes_columns_of_every_kind_and_any_name(world: World, tmp_path: Path) -> None:
+    mlcroissant = pytest.importorskip("mlcroissant", reason="needs mlcroissant (requirements-extra.lock)")
+    from datetime import UTC, date, datetime
+
+    from tests.attacks.scene import publish_dataset
+
+    values = {
+        "Größe (cm) #1": pa.array([1.5, None]),
+        "a/b c?": pa.array(["ä", None]),
+        "tokens": pa.array([[1, 2], []], pa.list_(pa.int32())),
+        "pixels": pa.array([[1, 2], [3, 4]], pa.list_(pa.uint8(), 2)),
+        "day": pa.array([date(2026, 1, 2), date(2026, 1, 3)]),
+        "at": pa.array([datetime(2026, 1, 2, tzinfo=UTC)] * 2, pa.timestamp("us", "UTC")),
+        "raw": pa.array([b"\xff\x00", b""]),
+        "good": pa.array([True, False]),
+    }
+    id = publish_dataset(world.registry, "odd", pa.table({"row_id": pa.array([0, 1]), **values}))
+    exported(world.registry.open(id), tmp_path / "out")
+    dataset = mlcroissant.Dataset(jsonld=str(tmp_path / "out" / "croissant.json"))
+    assert dataset.metadata.ctx.issues.errors == set()
+    first, second = dataset.records("rows")
+    names = {field.name: field.id for field in dataset.metadata.record_sets[1].fields}
+    assert first[names["Größe (cm) #1"]] == 1.5 and second[names["a/b c?"]] is None
+    assert list(first[names["tokens"]]) == [1, 2] and list(first[names["pixels"]]) == [1, 2]
+    assert first[names["raw"]] == b"\xff\x00" and first[names["good"]] is True
+    assert str(first[names["day"]])[:10] == str(first[names["at"]])[:10] == "2026-01-02"
+
+
 def test_croissant_of_a_sealed_version_validates(version: OpenVersion, tmp_path: Path) -> None:
     mlcroissant = pytest.importorskip("mlcroissant", reason="needs mlcroissant (requirements-extra.lock)")
     (tmp_path / "c.json").write_text(describe_sealed(version, NOTES)[0])
@@ -256,3 +285,14 @@ def test_duckdb_reads_the_number_of_rows_of_a_sealed_file_and_no_column(version:
         assert connection.sql(f"SELECT count(*) FROM {sealed}").fetchall() == [(entry.rows,)]
         with pytest.raises(duckdb.Error):
             connection.sql(f"SELECT sum(row_id) FROM {sealed}").fetchall()
+
+
+def test_the_card_names_no_value_of_a_step_a_split_or_a_personal_label(world: World) -> None:
+    spec = copy.deepcopy(SPEC)
+    spec["columns"][3]["tags"] = ["health"]
+    spec["prepare"] += [{"step": "filter", "where": "mail != 'canary-bob'"}]
+    spec["split"] = {"by": "predicate", "test": {"column": "mail", "op": "==", "value": "canary-eve"}}
+    version = world.registry.open(publish(world.registry, People(spec=spec)).id)
+    texts = describe_sealed(version, NOTES)
+    assert [word for word in ("canary-", "no, yes", "| yes") for text in texts if word in text] == []
+    assert '"step": "filter"' in texts[1] and "The label has tags" in texts[1]

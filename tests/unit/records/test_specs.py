@@ -21,6 +21,7 @@ from lightmill.records.specs import (
     parse_spec,
     read_spec_file,
 )
+from lightmill.records.splitting import DistributionSpec
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 DATASET: dict[str, Any] = {
@@ -57,6 +58,18 @@ def test_a_small_specification_is_read_and_goes_through_json(kind: type[Spec]) -
     spec = parse_spec(kind, KINDS[kind], "here")
     assert kind.model_validate_json(spec.model_dump_json()) == spec
     assert parse_spec(kind, spec.model_dump(mode="json"), "here") == spec
+
+
+def test_training_takes_an_objective_and_a_distribution() -> None:
+    assert parse_spec(TrainSpec, TRAIN, "here").objective == "cross_entropy"
+    assert parse_spec(TrainSpec, TRAIN, "here").distribution is None
+    more = {"objective": "causal_lm", "distribution": {"by": "key", "column": "owner", "seed": 3}}
+    spec = parse_spec(TrainSpec, TRAIN | more, "here")
+    assert spec.distribution == DistributionSpec(by="key", column="owner", seed=3)
+    assert parse_spec(TrainSpec, spec.model_dump(mode="json"), "here") == spec
+    for wrong, named in (({"objective": "mse"}, "causal_lm"), ({"distribution": {"by": "key"}}, "needs a column")):
+        with pytest.raises(RequestError, match=named):
+            parse_spec(TrainSpec, TRAIN | wrong, "here")
 
 
 def test_every_example_is_valid() -> None:

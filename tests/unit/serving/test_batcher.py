@@ -225,3 +225,17 @@ def test_in_any_order_of_arrival_everybody_gets_their_own_answer(
     assert all(asyncio.run(run()))
     assert sum(compute.sizes) == sum(size for size, _ in requests)
     assert max(compute.sizes) <= max_rows
+
+
+@pytest.mark.parametrize("inline", [True, False], ids=["inline", "threaded"])
+def test_only_rows_of_one_shape_are_computed_together(inline: bool) -> None:
+    compute = Recorder()
+
+    async def run() -> list[Answers]:
+        under_test = batcher(compute, inline=inline)
+        wide = [np.pad(rows(value), ((0, 0), (0, 2))) for value in (2, 3)]
+        return await asyncio.gather(*map(under_test.predict, [rows(0), rows(1), *wide, rows(4)]))
+
+    found = asyncio.run(run())
+    assert [answer.label.tolist() for answer in found] == [[0], [1], [2], [3], [4]]
+    assert compute.sizes == [2, 2, 1]

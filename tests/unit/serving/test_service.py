@@ -21,6 +21,7 @@ from lightmill.records.references import VersionId
 from lightmill.records.signature import Architecture, Preprocessing, Standardize, TensorSpec
 from lightmill.serving.batcher import Batcher
 from lightmill.serving.service import MAX_BODY_BYTES, InferenceService
+from tests.unit.models.test_language_model import model as language_model
 from tests.unit.registry.world import MODEL
 
 TEXT, KEY = mint_key("test")
@@ -275,3 +276,30 @@ def test_the_lifespan_of_a_server_is_acknowledged() -> None:
 
     asyncio.run(service()({"type": "lifespan"}, receive, send))
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+def test_a_language_model_answers_token_ids_with_logits_and_refuses_what_it_does_not_know() -> None:
+    model = language_model()
+    batcher = Batcher(model.predict, max_rows=4, max_wait_s=0, inline=True)
+    app = InferenceService("digits", VERSION, model.card, batcher, KeyChecker([KEY]), check=model.check)
+
+    def sent(ids: list[list[int]], **changes: Any) -> bytes:
+        shape = [len(ids), len(ids[0])]
+        tensor = {"name": "tokens", "datatype": "INT64", "shape": shape, "data": ids, **changes}
+        return json.dumps({"inputs": [tensor]}).encode()
+
+    for ids in ([[1, 2, 3]], [[4, 5], [6, 7]]):
+        (output,) = answered("POST", f"{ROOT}/infer", [sent(ids)], app=app).json["outputs"]
+        expected = model.predict(np.array(ids)).logits
+        assert (output["name"], output["datatype"], output["shape"]) == ("logits", "FP32", list(expected.shape))
+        np.testing.assert_allclose(np.reshape(output["data"], expected.shape), expected, rtol=1e-6)
+    for wrong, says in (
+        (sent([[20]]), "Token id 20 is unknown"),
+        (sent([[0] * 17]), "17 tokens; the model takes 1 to 16"),
+        (sent([[0]], datatype="FP32"), "must be 'INT64'"),
+        (sent([[0.5]]), "INT64 values only"),
+    ):
+        response = answered("POST", f"{ROOT}/infer", [wrong], app=app)
+        assert response.status == 400 and says in response.json["error"]
+    signature = answered("GET", ROOT, app=app).json
+    assert signature["inputs"] == [{"name": "tokens", "datatype": "INT64", "shape": [-1, -1]}]

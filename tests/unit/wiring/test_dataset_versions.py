@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from lightmill.cli.main import main
 from lightmill.errors import ConflictError, NotFoundError, RequestError
 from lightmill.settings import Settings
 from lightmill.wiring.bootstrap import bootstrap
@@ -65,22 +66,13 @@ def test_retention_deletes_only_when_it_is_applied(home: Path) -> None:
 
 
 @pytest.fixture
-def run(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.setenv("LIGHTMILL_HOME", str(home))
-    monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))
-    monkeypatch.setenv("COLUMNS", "220")
+def run(home: Path) -> Run:
+    environment = {**os.environ, "LIGHTMILL_HOME": str(home), "PYTHONPATH": ":".join(sys.path), "COLUMNS": "200"}
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lightmill", *map(str, arguments)])
-        capsys.readouterr()
-        try:
-            main()
-        except SystemExit as exc:
-            code = int(exc.code or 0)
-        else:
-            code = 0
-        out, err = capsys.readouterr()
-        return code, out, err
+        command = [sys.executable, "-c", "from lightmill.cli import main; main()", *map(str, arguments)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+        return done.returncode, done.stdout, done.stderr
 
     return run
 

@@ -53,6 +53,12 @@ class Counts:
         both._check()
         return both
 
+    def times(self, count: int) -> Counts:
+        """Return the counts of all values taken so many times."""
+        both = Counts() + self
+        both.count, both._counts = both.count * count, {value: n * count for value, n in both._counts.items()}
+        return both
+
     def _check(self) -> None:
         if len(self._counts) > DISTINCT_MAX:
             raise _too_many(self._name, len(self._counts))

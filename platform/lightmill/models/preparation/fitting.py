@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -19,6 +21,7 @@ from lightmill.errors import RequestError
 from lightmill.models.preparation.columns import column_of
 from lightmill.models.preparation.counts import Counts
 from lightmill.models.preparation.duplicates import DuplicateSearch
+from lightmill.models.preparation.numeric import NumericRun
 from lightmill.models.preparation.quantiles import Histogram
 from lightmill.models.preparation.sums import Extremes, Moments
 from lightmill.models.preparation.tokens import embed
@@ -70,6 +73,10 @@ class Accumulator(ABC):
             RequestError: A column has no value to fit on, or what was found is not finite.
         """
 
+    def completed(self, steps: Mapping[int, FittedStep]) -> Accumulator:
+        """Return this with what `steps`, by place, fill in for missing values; see `begin`."""
+        return self
+
     def dropped(self) -> npt.NDArray[np.int64] | None:
         """Return the ids of the rows that the step leaves out, int64, rising; None if it leaves out none ever."""
         return None
@@ -117,8 +124,23 @@ def settled(step: Step, folder: Path) -> FittedStep:
             return step
 
 
-def begin(step: Fitting) -> Accumulator:
-    """Return an empty accumulator for a step that is fitted from data."""
+def begin(step: Fitting, filled: Mapping[str, int] | None = None) -> Accumulator:
+    """Return an empty accumulator for a step that is fitted from data.
+
+    Args:
+        step: What to fit.
+        filled: Columns that come as they are before an `impute`, and the place of that step, which is fitted in the
+            same pass. What it fills in is counted at the end by `Accumulator.completed`, to the same bits.
+    """
+    made = _begun(step)
+    if filled:
+        if not isinstance(made, _ByColumn):
+            raise TypeError(f"step {step.step!r} cannot wait for an impute")
+        made.gaps = {name: _Gaps(place=place) for name, place in filled.items()}
+    return made
+
+
+def _begun(step: Fitting) -> Accumulator:
     match step:
         case Deduplicate():
             return _Duplicates(step)
@@ -138,19 +160,57 @@ def begin(step: Fitting) -> Accumulator:
             return _MostFrequent(step, {name: Counts() for name in step.columns})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Gaps:
+    """How many values of a column of type `kind` are missing, which the step at `place` will fill."""
+
+    place: int
+    rows: int = 0
+    kind: pa.DataType | None = None
+
+    def more(self, rows: int, kind: pa.DataType | None) -> _Gaps:
+        """Return this with more missing values."""
+        known = self.kind is not None and not pa.types.is_null(self.kind)
+        return _Gaps(place=self.place, rows=self.rows + rows, kind=self.kind if known or kind is None else kind)
+
+    def value(self, steps: Mapping[int, FittedStep], name: str) -> pa.ChunkedArray:
+        """Return one value as the step fills it in: in the type that it gives the column."""
+        step = steps[self.place]
+        if not isinstance(step, FittedImpute):
+            raise TypeError(f"step {step.step!r} fills nothing in")
+        alone = FittedImpute(columns=(name,), values=(step.values[step.columns.index(name)],))
+        return NumericRun([alone])(pa.table({name: pa.nulls(1, self.kind)})).column(name)
+
+
 class _ByColumn(Accumulator, Generic[StepT]):
     """One summary for each column."""
 
     def __init__(self, step: StepT, columns: dict[str, Any]) -> None:
         self.step = step
         self.columns = columns
+        self.gaps: dict[str, _Gaps] = {}
 
     def add(self, table: pa.Table) -> None:
         for name, summary in self.columns.items():
-            summary.add(column_of(table, name, self.step.step), name, self.step.step)
+            column, before = column_of(table, name, self.step.step), summary.count
+            summary.add(column, name, self.step.step)
+            if name in self.gaps:
+                missing = len(column) - (summary.count - before)
+                self.gaps[name] = self.gaps[name].more(missing, column.type)
 
     def __add__(self, other: Any) -> Self:
-        return type(self)(self.step, {name: mine + other.columns[name] for name, mine in self.columns.items()})
+        both = type(self)(self.step, {name: mine + other.columns[name] for name, mine in self.columns.items()})
+        both.gaps = {name: mine.more(other.gaps[name].rows, other.gaps[name].kind) for name, mine in self.gaps.items()}
+        return both
+
+    def completed(self, steps: Mapping[int, FittedStep]) -> Accumulator:
+        columns = dict(self.columns)
+        for name, gaps in self.gaps.items():
+            if gaps.rows:
+                one = type(columns[name])()
+                one.add(gaps.value(steps, name), name, self.step.step)
+                columns[name] = columns[name] + one.times(gaps.rows)
+        return type(self)(self.step, columns)
 
     def known(self) -> list[Any]:
         """Return the summaries in order, after a check that each has seen a value."""

@@ -63,6 +63,12 @@ class Histogram:
         both._keys, both._counts = _merge(*self._buckets(), *other._buckets())
         return both
 
+    def times(self, count: int) -> Histogram:
+        """Return the counts of all values taken so many times."""
+        both = Histogram() + self
+        both.count, both._counts = both.count * count, both._counts * count
+        return both
+
     def _coarsen(self) -> None:
         self._keys, self._counts = self._buckets()
         self._values, self._exact = np.empty(0, dtype=np.float64), False

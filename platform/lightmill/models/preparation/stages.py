@@ -2,7 +2,9 @@
 
 A step is fitted in the first pass in which everything before it that it depends on is known: the steps that write a
 column which it reads, and those that decide which rows there are. Steps that do not depend on one another share a
-pass. `augment` is left out: steps behind it are fitted on rows as they are.
+pass, and so do an `impute` and a step behind it that takes sums or counts of the same column: what is filled in is one
+value, which is counted as often as one was missing. `augment` is left out: steps behind it are fitted on rows as they
+are.
 """
 
 from __future__ import annotations
@@ -79,14 +81,14 @@ def stages(declared: Sequence[Step]) -> tuple[Stage, ...]:
     Raises:
         RequestError: An expression is not in the language.
     """
-    fits_in, ready_in = _levels(declared)
+    plan = _plan(declared)
     return tuple(
         Stage(
             number=number,
-            fits=tuple(place for place, level in fits_in.items() if level == number),
-            applies=_applied(declared, fits_in, ready_in, number),
+            fits=tuple(place for place, level in plan.fits_in.items() if level == number),
+            applies=_applied(declared, plan, number),
         )
-        for number in range(max(fits_in.values(), default=-1) + 1)
+        for number in range(max(plan.fits_in.values(), default=-1) + 1)
     )
 
 
@@ -99,6 +101,7 @@ class StageFitter:
         """Prepare the pass; `known` has the fitted form of every step that the stage applies."""
         self._declared = tuple(declared)
         self._stage = stage
+        self._filled = _plan(declared).filled
         self._known = known
         self._resources = resources or Resources()
         self._ready: dict[int, Apply] = {}
@@ -129,7 +132,7 @@ class StageFitter:
         step = self._declared[place]
         if not isinstance(step, Impute | Clip | Standardize | MinMax | OneHot | Ordinal | Deduplicate):
             raise TypeError(f"step {step.step!r} is not fitted from data")
-        return begin(step)
+        return begin(step, self._filled.get(place))
 
     def _apply(self, place: int, table: pa.Table) -> pa.Table:
         if place not in self._ready:
@@ -155,8 +158,11 @@ class StageSums:
             RequestError: There was nothing to fit on.
         """
         dropped = {place: part.dropped() for place, part in self._accumulators.items()}
+        steps: dict[int, FittedStep] = {}
+        for place in sorted(self._accumulators):
+            steps[place] = self._accumulators[place].completed(steps).finish()
         return Found(
-            steps={place: part.finish() for place, part in self._accumulators.items()},
+            steps=steps,
             dropped={place: ids for place, ids in dropped.items() if ids is not None},
         )
 
@@ -191,40 +197,68 @@ def fit(
     return known
 
 
-def _levels(declared: Sequence[Step]) -> tuple[dict[int, int], list[int]]:
-    """Return the pass in which each step is fitted, and for every step the first pass in which it can be applied."""
-    fits_in: dict[int, int] = {}
-    ready_in: list[int] = []
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """Of each fitted step the pass in which it is, of every step the first pass in which it can be applied.
+
+    `filled` are, for fitted steps, the columns that they take as they are before an `impute` of the same pass, with
+    the place of that step.
+    """
+
+    fits_in: dict[int, int]
+    ready_in: list[int]
+    filled: dict[int, dict[str, int]]
+
+
+def _plan(declared: Sequence[Step]) -> _Plan:
+    plan = _Plan(fits_in={}, ready_in=[], filled={})
     columns: dict[str, int] = {}
+    imputed: dict[str, int] = {}  # columns, and the step that filled them last, of the rows that there are now
     others, rows = 0, 0
     for place, step in enumerate(declared):
         read, written = reads(step), writes(step)
-        level = max(rows, 0, *(columns.get(name, others) for name in read))
+        waits = {
+            name: imputed[name] for name in read if name in imputed and _takes_one_value(step, declared, imputed[name])
+        }
+        used = (plan.fits_in[waits[name]] if name in waits else columns.get(name, others) for name in read)
+        level = max(rows, 0, *used)
         if fitted_from_data(step):
-            fits_in[place] = level
+            plan.fits_in[place] = level
+            plan.filled[place] = {name: at for name, at in waits.items() if plan.fits_in[at] == level}
             level += 1
-        ready_in.append(level)
+        plan.ready_in.append(level)
         if written is None:
-            columns, others = {}, level
+            columns, imputed, others = {}, {}, level
         else:
             columns.update(dict.fromkeys(written, level))
+            imputed = {name: at for name, at in imputed.items() if name not in written}
         if step.step in CHANGES_ROWS:
-            rows = level
-    return fits_in, ready_in
+            rows, imputed = level, {}
+        if isinstance(step, Impute) and place in plan.fits_in:
+            imputed |= dict.fromkeys(step.columns, place)
+    return plan
 
 
-def _applied(
-    declared: Sequence[Step], fits_in: Mapping[int, int], ready_in: Sequence[int], number: int
-) -> tuple[int, ...]:
+def _takes_one_value(step: Step, declared: Sequence[Step], imputing: int) -> bool:
+    """Whether the fit of a step can count what an `impute` fills in as one value, without seeing it in its places."""
+    if not fitted_from_data(step):
+        return False
+    if isinstance(step, OneHot | Ordinal):  # another value than the column's own could change its type
+        before = declared[imputing]
+        return isinstance(before, Impute) and before.method == "most_frequent"
+    return isinstance(step, Standardize | MinMax | Clip)
+
+
+def _applied(declared: Sequence[Step], plan: _Plan, number: int) -> tuple[int, ...]:
     """Return the steps to apply in a pass: ready, before a fitted step, and of consequence for it."""
     kept: list[int] = []
     wanted: set[str] = set()
-    for place in range(max(p for p, level in fits_in.items() if level == number), -1, -1):
+    for place in range(max(p for p, level in plan.fits_in.items() if level == number), -1, -1):
         step = declared[place]
         read, written = reads(step), writes(step)
-        if fits_in.get(place) != number:
+        if plan.fits_in.get(place) != number:
             matters = written is None or bool(wanted & written) or step.step in CHANGES_ROWS
-            if ready_in[place] > number or not matters or isinstance(step, Augment):
+            if plan.ready_in[place] > number or not matters or isinstance(step, Augment):
                 continue
             kept.append(place)
         wanted |= read

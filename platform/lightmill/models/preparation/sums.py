@@ -95,6 +95,14 @@ class Moments:
         both._raise_to(max(self._top, other._top))
         return both
 
+    def times(self, count: int) -> Moments:
+        """Return the sums of all values taken so many times."""
+        both = Moments(squares=self._squares)
+        both.count, both._top = self.count * count, self._top
+        both._sums = {place: n * count for place, n in self._sums.items()}
+        both._products = {places: n * count for places, n in self._products.items()}
+        return both
+
     def mean(self) -> float:
         """Return the mean, the float64 nearest to that of the exact sum. There is at least one value."""
         return float(Fraction(self._total(), self.count) * self._unit())
@@ -143,4 +151,10 @@ class Extremes:
         both.count = self.count + other.count
         both.minimum = min(self.minimum, other.minimum)
         both.maximum = max(self.maximum, other.maximum)
+        return both
+
+    def times(self, count: int) -> Extremes:
+        """Return the extremes of all values taken so many times."""
+        both = Extremes()
+        both.count, both.minimum, both.maximum = self.count * count, self.minimum, self.maximum
         return both

@@ -132,6 +132,23 @@ def test_serving_applies_the_same_without_what_changes_rows(table: pa.Table) -> 
     assert same(at_ingest, at_serving.filter(pc.less(table.column("y"), 50)))
 
 
+@given(table=TABLES)
+@settings(max_examples=10, deadline=None)
+def test_a_function_gives_the_same_at_ingest_row_by_row_and_at_serving(table: pa.Table) -> None:
+    resources = Resources(allow_python=True)
+    declared = [
+        {"step": "filter", "where": "y < 50"},
+        {**PER_ROW["python"][0]},
+        {"step": "features", "columns": ["words", "pair"]},
+    ]
+    record = fit(steps(*declared), lambda: [table], folder=Path(), resources=resources).record()
+    at_serving = Preparation(again(record).per_row(), resources=resources)
+    served = at_serving.apply(table).filter(pc.less(table.column("y"), 50))
+    assert same(Preparation(record, resources=resources).apply(table), served)
+    rows = [at_serving.apply(table.slice(i, 1)) for i in range(len(table))]
+    assert same(at_serving.apply(table), pa.concat_tables([*rows, at_serving.apply(table.slice(0, 0))]))
+
+
 def test_ingest_and_training_divide_the_steps_at_the_first_augmentation() -> None:
     table = pa.table({"row_id": [1, 2], "y": [1.0, 2.0]})
     declared = [{"step": "standardize", "columns": ["y"]}, *PER_ROW["augment"], {"step": "features", "columns": ["y"]}]

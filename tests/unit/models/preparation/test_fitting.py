@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from lightmill.errors import RequestError
-from lightmill.models.preparation import StageFitter, begin, fitted_from_data, settle, stages
+from lightmill.models.preparation import Preparation, StageFitter, begin, fit, fitted_from_data, settle, stages
 from lightmill.models.preparation.quantiles import EXACT_VALUES, Histogram
 from lightmill.models.preparation.sums import Moments
 from tests.unit.models.preparation.examples import TABLES, fitted, steps
@@ -73,6 +73,42 @@ def test_the_passes_of_a_whole_preparation_add_up(table: pa.Table, data: st.Data
         sums = [pickle.loads(pickle.dumps(fitter.measure(block))) for block in blocks]
         known = known | (sums[0] + sums[1] + fitter.begin()).finish()
     assert known.record() == fitted(table, *(step.model_dump() for step in declared)).record()
+
+
+BEHIND: list[dict[str, Any]] = [
+    {"step": "standardize", "columns": ["x", "n", "y"]},
+    {"step": "min_max", "columns": ["x", "n"]},
+    {"step": "clip", "columns": ["n", "x"], "lower_quantile": 0.1, "upper_quantile": 0.8},
+]
+
+
+@pytest.mark.parametrize("behind", BEHIND, ids=lambda d: d["step"])
+@pytest.mark.parametrize("method", ["mean", "median", "most_frequent"])
+@given(table=TABLES, narrow=st.booleans(), data=st.data())
+@settings(max_examples=8, deadline=None)
+def test_what_is_filled_in_counts_in_the_same_pass(
+    method: str, behind: dict[str, Any], table: pa.Table, narrow: bool, data: st.DataObject
+) -> None:
+    if narrow:
+        table = table.set_column(table.column_names.index("x"), "x", table.column("x").cast(pa.float32()))
+    impute = {"step": "impute", "columns": ["x", "n"], "with": method}
+    assert len(stages(steps(impute, behind))) == 1
+    cut = data.draw(st.integers(0, len(table)))
+    together = fit(steps(impute, behind), lambda: [table.slice(cut), table.slice(0, cut)], folder=Path()).record()
+    first = fitted(table, impute).record()
+    second = fitted(Preparation(first).apply(table), behind).record()
+    assert together.steps == (*first.steps, *second.steps)
+
+
+@pytest.mark.parametrize("step", ["one_hot", "ordinal"])
+@given(table=TABLES)
+@settings(max_examples=8, deadline=None)
+def test_what_is_most_frequent_counts_as_a_category_in_the_same_pass(step: str, table: pa.Table) -> None:
+    impute = {"step": "impute", "columns": ["kind", "n"], "with": "most_frequent"}
+    encode = {"step": step, "columns": ["n", "kind"], "max_categories": 2}
+    first = fitted(table, impute).record()
+    second = fitted(Preparation(first).apply(table), encode).record()
+    assert fitted(table, impute, encode).record().steps == (*first.steps, *second.steps)
 
 
 FLOATS = arrays.arrays(np.float64, st.integers(1, 40), elements=st.floats(-1e12, 1e12))
