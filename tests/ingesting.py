@@ -18,9 +18,9 @@ from lightmill.records.references import AssetKind, Reference
 from lightmill.records.specs import parse_spec
 from lightmill.registry import OpenVersion
 from lightmill.settings import Settings
+from lightmill.spilling import job_spill_folder
 from lightmill.wiring.bootstrap import bootstrap
 from lightmill.wiring.platform import Platform, open_platform
-from lightmill.wiring.session import connect
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,12 @@ def workshop(home: Path) -> Iterator[Workshop]:
     before = dict(os.environ)
     os.environ.pop("RAY_ADDRESS", None)
     try:
-        with connect(settings):
+        os.environ.update(settings.node_environment())
+        # A process reads Ray's token once, and tests beside this one start a Ray of their own in the same process.
+        os.environ["RAY_AUTH_MODE"] = "disabled"
+        from lightmill.control.ray_session import own_session
+
+        with job_spill_folder(settings) as folder, own_session(settings.num_cpus, 0, folder):
             yield Workshop(open_platform(settings))
     finally:
         os.environ.clear()

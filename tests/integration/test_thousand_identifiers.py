@@ -113,7 +113,7 @@ def test_none_of_a_thousand_identifiers_is_left_anywhere(
     wanted = {spelling for _, spellings in FOUND for one in spellings for spelling in (one, core(one))}
     for place, text in texts.items():
         assert [spelling for spelling in wanted if stands(spelling, text)] == [], place
-    assert any("ids-text" in text for place, text in texts.items() if place.endswith("catalog.db"))
+    assert any("ids-text" in text for place, text in texts.items() if "catalog.db" in place)
     tally("places searched", len(texts))
 
 
