@@ -16,7 +16,7 @@ import ray
 from pydantic import TypeAdapter
 
 from lightmill.datasets.appending import STATE_FILE, Base, IngestState, declared, find_base
-from lightmill.datasets.carried import token_preparation, training_preparation
+from lightmill.datasets.carried import STORED, token_preparation, training_preparation
 from lightmill.datasets.columns import FEATURES
 from lightmill.datasets.content import dataset_digest
 from lightmill.datasets.judging import Judged, KeptRows, judge
@@ -264,8 +264,12 @@ class _Ingestion:
 
 
 def _tags(spec: DatasetSpec) -> dict[str, str]:
-    """Return the first tag of every source column that has one; prepared features take none."""
-    return {name: column.tags[0] for column in spec.columns if column.tags for name in column.names()}
+    """Return the first tag of every source column that has one, and of what training prepares further of it.
+
+    Features take none.
+    """
+    tags = {name: column.tags[0] for column in spec.columns if column.tags for name in column.names()}
+    return tags | {STORED + name: tag for name, tag in tags.items()}
 
 
 def _refuse_empty(files: tuple[FileEntry, ...]) -> None:
