@@ -54,17 +54,17 @@ test-registry: extras
 		tests/unit/models -m "slow or not slow"
 	@$(BIN)/pytest --counts tests/integration/test_plaintext_hunt.py -m slow
 
+# A Ray of its own for each: a process that has started one cannot talk to the workers of another.
+DATA_TESTS := sources_on_ray ingest_kinds training_kinds ingest_killed appending spilling dataset_versions bad_input \
+	thousand_identifiers profile_in_a_browser
+
 # Data whole: sources, rules, masking, preparation, and five kinds of datasets ingested and trained on.
 test-data: extras
 	@$(BIN)/pytest -n 2 --counts tests/unit/datasets tests/unit/masking tests/unit/models/preparation tests/unit/models/test_inputs.py \
 		tests/unit/models/test_decoder.py tests/unit/records tests/unit/registry/test_policies.py \
 		tests/unit/registry/test_retention.py tests/unit/training tests/unit/wiring/test_dataset_versions.py \
 		tests/contract/test_sources_s3.py -m "slow or not slow"
-	@$(BIN)/pytest --counts tests/integration/test_sources_on_ray.py tests/integration/test_ingest_kinds.py \
-		tests/integration/test_training_kinds.py \
-		tests/integration/test_ingest_killed.py tests/integration/test_appending.py tests/integration/test_spilling.py \
-		tests/integration/test_dataset_versions.py tests/integration/test_bad_input.py \
-		tests/integration/test_thousand_identifiers.py tests/integration/test_profile_in_a_browser.py -m slow
+	@for name in $(DATA_TESTS); do $(BIN)/pytest --counts tests/integration/test_$$name.py -m slow || exit 1; done
 
 test-slow: extras
 	@$(BIN)/pytest tests -m slow
