@@ -11,7 +11,8 @@ checked before anything is written, and the fit sees the training split only. It
 compression (zstd) and about the same number of rows as ours. It knows this one dataset, so that it does without what an
 ingest for any dataset has: it stops at the first fault it finds with a count and a column instead of judging each row;
 it keeps no row aside, makes no profile, no digest and no version, cannot resume, sums in plain float64, and leaves
-what it wrote to the page cache instead of waiting for the disk.
+what it wrote to the page cache instead of waiting for the disk. Its writer has Ray's defaults but for the compression:
+a dictionary is tried for every column.
 """
 
 from __future__ import annotations
