@@ -8,6 +8,7 @@ has finished is in a journal, so that a job that was killed goes on where it was
 from __future__ import annotations
 
 import math
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,8 +149,10 @@ class _Ingestion:
 
     def content(self, provenance: Provenance) -> Content:
         """Run the passes; return what to commit."""
-        sources = self._sources()
-        judged = self._judged()
+        with ThreadPoolExecutor(1) as beside:
+            digests = beside.submit(self._blocks.source.describe) if not self._has_sources() else None
+            judged = self._judged()
+            sources = self._sources(digests)
         kept = KeptRows(self._reader, self._spec, judged)
         known = self._base.state.found if self._base else None
         measured = measure(
@@ -169,13 +172,14 @@ class _Ingestion:
     def _meter(self, phase: str, rows: int = 0) -> Meter:
         return Meter(self._report, phase, rows=rows, size_bytes=self._passes.size_bytes)
 
-    def _sources(self) -> tuple[SourceFile, ...]:
-        """Return the files with their digests; they are read for it once, whatever happens later."""
+    def _has_sources(self) -> bool:
+        return self._place.journal.has("sources", 0)
+
+    def _sources(self, digests: Future[tuple[SourceFile, ...]] | None) -> tuple[SourceFile, ...]:
+        """Return the files with their digests, which are made while rows are judged, once."""
         journal = self._place.journal
-        if not journal.has("sources", 0):
-            meter = self._meter("digest")
-            journal.put("sources", 0, _SOURCES.dump_json(self._blocks.source.describe()))
-            meter.finish()
+        if digests is not None:
+            journal.put("sources", 0, _SOURCES.dump_json(digests.result()))
         return _SOURCES.validate_json(journal.get("sources", 0))
 
     def _judged(self) -> Judged:
