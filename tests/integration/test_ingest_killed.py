@@ -47,7 +47,7 @@ def write_rows(folder: Path) -> None:
     chance = np.random.default_rng(7)
     for number in range(FILES):
         values = chance.normal(size=(COLUMNS, ROWS))
-        values[:, ::97] = np.nan
+        values[0, ::97] = np.nan
         columns: dict[str, Any] = {f"x{n}": pa.array(column, from_pandas=True) for n, column in enumerate(values)}
         kinds = chance.choice(["a", "b", "c"], ROWS).astype(object)
         kinds[::50_000] = "z"
