@@ -36,6 +36,7 @@ class IngestState(Record):
         declared: The parts of the specification that rows depend on.
         files: How many source files have been numbered; row ids hold the number of their file.
         tasks: How many tasks have been numbered; names of files hold the number of their task.
+        kept: How many rows held to the schema, before the preparation.
         tags: The tags whose columns have keys of their own.
         rule: What tells splits.
         fitted: The preparation.
@@ -44,6 +45,7 @@ class IngestState(Record):
     declared: dict[str, Any]
     files: int
     tasks: int
+    kept: int
     tags: tuple[str, ...]
     rule: SplitRule
     fitted: FittedPreparation
@@ -56,9 +58,10 @@ class IngestState(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
-    """The version that is appended to."""
+    """The version that is appended to; `last` is the newest number when it was looked up, deleted ones included."""
 
     version: OpenVersion
+    last: int
     card: DatasetCard
     state: IngestState
 
@@ -68,14 +71,16 @@ class Base:
         Raises:
             RequestError: The source is not files, or one that was read has another size now.
         """
-        if not isinstance(blocks.source, FileSource) or blocks.source.origins() != WHOLE_FILES:
+        whole = isinstance(blocks.source, FileSource) and blocks.source.origins() == self.card.origins == WHOLE_FILES
+        if not (whole and isinstance(blocks.source, FileSource)):
             raise RequestError(
-                "`append` adds new files of rows, and this source has none such. Leave out `append` to read all of it."
+                "`append` adds new files of rows, and this source, or that of before, has none such. "
+                "Leave out `append` to read all of it."
             )
         known = {file.name: file.size_bytes for file in self.card.sources}
         files = {file.path: file.size_bytes for _, file in blocks.source.files}
         for path, size in files.items():
-            if path in known and known[path] != size:
+            if path in known and size and known[path] != size:  # over HTTP sizes are not known
                 raise RequestError(
                     f"{path} has {size} bytes now and had {known[path]} in {self.version.id}. `append` reads new files "
                     "only; leave it out to read all of them again."
@@ -110,6 +115,7 @@ def find_base(spec: DatasetSpec, registry: Registry) -> Base | None:
         RequestError: The specification is not that of the newest version, or asks for what needs all rows at once.
     """
     _refuse_whole(spec)
+    last = registry.latest(AssetKind.DATASET, spec.name)
     try:
         id = registry.resolve(AssetKind.DATASET, Reference(name=spec.name))
     except NotFoundError:
@@ -126,7 +132,7 @@ def find_base(spec: DatasetSpec, registry: Registry) -> Base | None:
             f"`{changed[0]}` is not as it was for {id}, and rows of before would not fit those that are appended. "
             "Leave out `append` to ingest all files anew."
         )
-    return Base(version=version, card=card, state=state)
+    return Base(version=version, last=last, card=card, state=state)
 
 
 def _refuse_whole(spec: DatasetSpec) -> None:

@@ -26,6 +26,7 @@ from lightmill.datasets.passes import Passes
 from lightmill.datasets.preparing import Prepare, in_place, with_features
 from lightmill.datasets.profile_state import PROFILE_STATE_FILE, dump_part
 from lightmill.datasets.progress import Meter, Report
+from lightmill.datasets.quarantine import PREFIX
 from lightmill.datasets.rows import Blocks, RowReader, open_blocks
 from lightmill.datasets.sealed import QUARANTINE, SealedRows, SealTask
 from lightmill.datasets.sources.blocks import task_groups
@@ -101,11 +102,11 @@ def ingest(
         blocks = base.select(blocks)
         if not blocks.parts:
             return summarize(base.version.id, registry.mid(AssetKind.DATASET, spec.name), base.version.manifest)
-    name = identity(spec, folder, blocks.parts, registry, str(base.version.id.digest) if base else "")
+    name = identity(spec, folder, blocks.source, registry, str(base.version.id.digest) if base else "")
     with user_errors(), workplace(registry, spec, name, work_folder) as place:
         job = _Ingestion(spec, folder, resources, location, reader, blocks, base, place, report)
         content = job.content(provenance)
-        return registry.commit(place.draft, content)
+        return registry.commit(place.draft, content, after=base.last if base else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +184,7 @@ class _Ingestion:
         return _SOURCES.validate_json(journal.get("sources", 0))
 
     def _judged(self) -> Judged:
-        before = sum(self._base.card.profile.splits.values()) if self._base else 0
+        before = self._base.state.kept if self._base else 0
         rule = self._base.state.rule if self._base else None
         return judge(self._passes, self._blocks, self._reader, self._spec, self._meter("validate"), before, rule)
 
@@ -261,6 +262,7 @@ class _Ingestion:
             declared=declared(self._spec),
             files=(base.files if base else 0) + self._blocks.source.entries(),
             tasks=(base.tasks if base else 0) + len(self._groups),
+            kept=(base.kept if base else 0) + judged.kept,
             tags=tuple(sorted(set(_tags(self._spec).values()))),
             rule=judged.rule,
             fitted=measured.found.record(),
@@ -268,12 +270,17 @@ class _Ingestion:
 
 
 def _tags(spec: DatasetSpec) -> dict[str, str]:
-    """Return the first tag of every source column that has one, and of what training prepares further of it.
+    """Return the first tag of every source column that has one, and of what shows it besides.
 
-    Features take none.
+    That is what training prepares further of it, its token ids, and the text of rows that could not be read, which may
+    hold any column. Features take none.
     """
     tags = {name: column.tags[0] for column in spec.columns if column.tags for name in column.names()}
-    return tags | {STORED + name: tag for name, tag in tags.items()}
+    steps = [step for step in spec.prepare if step.step == "tokenize" and step.column in tags]
+    tokens = {step.output: tags[step.column] for step in steps}
+    masks = {f"{name}_mask": tag for name, tag in tokens.items()}
+    text = {f"{PREFIX}text": min(tags.values())} if tags else {}
+    return tags | {STORED + name: tag for name, tag in tags.items()} | tokens | masks | text
 
 
 def _refuse_empty(files: tuple[FileEntry, ...]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -63,6 +64,16 @@ class Journal:
             ConflictError: Another job has it open.
         """
         return cls(path, key, _locked(path, "r+b"))
+
+    @classmethod
+    def discard(cls, path: Path) -> None:
+        """Remove a journal that nobody has open.
+
+        Raises:
+            ConflictError: Somebody has.
+        """
+        with _locked(path, "r+b"):
+            path.unlink(missing_ok=True)
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -146,9 +157,13 @@ def _locked(path: Path, mode: str) -> IO[bytes]:
         raise ConflictError(
             "Another job ingests the same files by the same specification now. Wait for it, or cancel it."
         ) from exc
-    if mode == "w+b":
-        stream.truncate(0)
-    return stream
+    with suppress(FileNotFoundError):
+        if os.fstat(stream.fileno()).st_ino == path.stat().st_ino:
+            if mode == "w+b":
+                stream.truncate(0)
+            return stream
+    stream.close()
+    raise ConflictError("Another job has just ended the same ingestion. Run it again if it is still wanted.")
 
 
 def _header(stream: IO[bytes]) -> bytes | None:

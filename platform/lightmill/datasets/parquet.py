@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from lightmill.errors import IntegrityError
 
 FOOTER_KEY = "footer"
+LIST_LEAF = ".list.element"
 DATA_KEY = "data"
 DATA_KEY_BITS = 256
 ENCRYPTED_MAGIC = b"PARE"
@@ -51,11 +52,15 @@ def tag_name(number: int) -> str:
 
 
 def tag_keys(columns: Sequence[str], tags: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return key name to columns: a subkey per tag (numbered, so that the file shows no tag), one for the rest."""
+    """Return key name to columns: a subkey per tag (numbered, so that the file shows no tag), one for the rest.
+
+    `columns` are Parquet paths; the values of a list have the tag of the list.
+    """
     numbered = {tag: tag_name(n) for n, tag in enumerate(sorted(set(tags.values())))}
     keys: dict[str, list[str]] = {}
     for column in columns:
-        keys.setdefault(numbered[tags[column]] if column in tags else DATA_KEY, []).append(column)
+        tag = tags.get(column) or tags.get(column.removesuffix(LIST_LEAF))
+        keys.setdefault(numbered[tag] if tag else DATA_KEY, []).append(column)
     return keys
 
 
@@ -124,7 +129,7 @@ def read_encrypted_schema(data: bytes, subkey: Subkey, name: str) -> pa.Schema:
 
 def _leaves(schema: pa.Schema) -> list[str]:
     """Return the Parquet paths of the columns; a list's values lie one level down."""
-    return [f"{field.name}.list.element" if pa.types.is_fixed_size_list(field.type) else field.name for field in schema]
+    return [f"{field.name}{LIST_LEAF}" if pa.types.is_fixed_size_list(field.type) else field.name for field in schema]
 
 
 def _repeats(column: pa.ChunkedArray) -> bool:

@@ -27,6 +27,7 @@ from lightmill.records.dataset_spec import DatasetSpec
 from lightmill.records.masking import MaskingReport
 from lightmill.records.preparation import Derive, Filter
 from lightmill.records.quality import ColumnRule
+from lightmill.records.sources import JoinSpec, UnionSpec
 from lightmill.registry import RegistryLocation
 
 Lookup = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int8]]
@@ -63,9 +64,34 @@ def open_blocks(spec: DatasetSpec, folder: Path) -> Blocks:
         for name in column.names()
         if column.role != "ignore" or _is_checked(column) or name in used
     }
-    source = combine([open_source(one, folder, types) for one in spec.all_sources()], spec.combine)
+    source = combine(_opened(spec, folder, types), spec.combine)
     check_names(source)
     return Blocks(source=source, parts=tuple(source.parts()))
+
+
+def _opened(spec: DatasetSpec, folder: Path, types: dict[str, pa.DataType]) -> list[Source]:
+    """Open each source for the declared columns; where they have different ones, for those that it has.
+
+    Raises:
+        RequestError: No source has a declared column.
+    """
+    sources = spec.all_sources()
+    joined = isinstance(spec.combine, JoinSpec)
+    if len(sources) < 2 or not (joined or (isinstance(spec.combine, UnionSpec) and spec.combine.fill_nulls)):
+        return [open_source(one, folder, types) for one in sources]
+    schemas = [open_source(one, folder).schema() for one in sources]
+    missing = [name for name in types if not any(name in schema.names for schema in schemas)]
+    if missing:
+        raise RequestError(f"No source has the column {missing[0]!r}. Correct `columns` in the specification.")
+    keys = set(spec.combine.on) if isinstance(spec.combine, JoinSpec) else set()
+    return [
+        open_source(
+            one,
+            folder,
+            {field.name: types.get(field.name, field.type) for field in schema if field.name in keys | set(types)},
+        )
+        for one, schema in zip(sources, schemas, strict=True)
+    ]
 
 
 def _is_checked(column: ColumnRule) -> bool:

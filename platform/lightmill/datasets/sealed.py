@@ -28,6 +28,7 @@ from lightmill.registry import Draft, DraftId, OpenVersion, RegistryLocation
 SPLIT_COLUMN = "split"
 QUARANTINE = "quarantine"
 ROWS_PER_FILE = 250_000
+BYTES_PER_FILE = 128 << 20
 TOGETHER_ROWS = 50_000
 TOGETHER_BYTES = 32 << 20
 Write = Callable[[pa.Table, Subkey, Mapping[str, str] | None], memoryview]
@@ -132,7 +133,8 @@ class _Writer:
         if rows.num_rows:
             waiting = self._waiting.setdefault(group, [])
             waiting.append(rows)
-            if sum(table.num_rows for table in waiting) >= ROWS_PER_FILE:
+            large = sum(table.nbytes for table in waiting) >= BYTES_PER_FILE
+            if large or sum(table.num_rows for table in waiting) >= ROWS_PER_FILE:
                 self._flush(group)
 
     def finish(self) -> list[FileEntry]:

@@ -7,14 +7,14 @@ import json
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from lightmill.datasets.journal import Journal
-from lightmill.datasets.sources.port import Part
+from lightmill.datasets.sources.port import Source
 from lightmill.errors import ConflictError, IntegrityError, LightmillError, NotFoundError, UnavailableError
 from lightmill.models.preparation.stages import settle
 from lightmill.records.dataset_spec import DatasetSpec
@@ -35,25 +35,35 @@ class Workplace:
     journal: Journal
 
 
-def identity(spec: DatasetSpec, folder: Path, parts: Sequence[Part], registry: Registry, base: str) -> str:
-    """Return a name for exactly this ingestion: the same rows by the same specification, onto the same version.
+def identity(spec: DatasetSpec, folder: Path, source: Source, registry: Registry, base: str) -> str:
+    """Return a name for exactly this ingestion: the same rows, specification and code, onto the same version.
 
-    A preparation with `python` steps is never the same, since their code may have changed.
+    A preparation with `python` steps is never the same, since their code may have changed, nor is a source that cannot
+    tell whether its rows have.
     """
+    rows = source.identity()
     told = {
         "format": FORMAT,
         "lightmill": version("lightmill"),
         "spec": spec.model_dump(mode="json", exclude={"description", "licence"}),
         "folder": str(folder.resolve()),
-        "parts": [part.model_dump(mode="json") for part in parts],
+        "rows": rows,
+        "code": _code(),
         "settled": [step.model_dump(mode="json") for _, step in sorted(settle(spec.prepare, folder).steps.items())],
         "store": registry.store_id,
         "workspace": registry.workspace,
         "base": base,
     }
-    if any(step.step == "python" for step in spec.prepare):
+    if rows is None or any(step.step == "python" for step in spec.prepare):
         told["once"] = secrets.token_hex(16)
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _code() -> list[tuple[str, int, int]]:
+    """Return the modules of the platform with their sizes and times: another commit is another code."""
+    root = Path(__file__).parents[1]
+    found = [(path, path.stat()) for path in sorted(root.rglob("*.py"))]
+    return [(str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns) for path, stat in found]
 
 
 @contextmanager
@@ -84,10 +94,11 @@ def _opened(registry: Registry, spec: DatasetSpec, identity: str, folder: Path, 
     try:
         yield work
     except BaseException as exc:
-        refused = isinstance(exc, LightmillError) and not isinstance(exc, UnavailableError)
+        refused = isinstance(exc, LightmillError) and not isinstance(exc, UnavailableError | ConflictError)
         if refused or not keeps:
-            work.draft.release()
             work.journal.remove()
+            with suppress(UnavailableError):  # the lease goes with time; the refusal is what matters
+                work.draft.release()
         raise
     else:
         work.journal.remove()
@@ -118,5 +129,6 @@ def _begun(registry: Registry, spec: DatasetSpec, path: Path) -> Workplace:
 def _tidy(folder: Path) -> None:
     """Remove journals that nobody can resume any more."""
     for path in folder.glob("*.journal"):
-        if time.time() - path.stat().st_mtime > USELESS_AFTER_S:
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, ConflictError):
+            if time.time() - path.stat().st_mtime > USELESS_AFTER_S:
+                Journal.discard(path)

@@ -72,11 +72,20 @@ class Publisher:
         self._log = log
         self._manifests = manifests
 
-    def publish(self, draft: Draft, content: Content, latest: Callable[[], int]) -> tuple[VersionId, Manifest]:
+    def publish(
+        self, draft: Draft, content: Content, latest: Callable[[], int], after: int | None = None
+    ) -> tuple[VersionId, Manifest]:
         """Publish a draft as the version after `latest()`; see `Registry.commit` for the errors."""
         began, losses, last = time.monotonic(), 0, latest()
-        done = self._committed(draft, last) or self._try(draft, content, last + 1)
+        done = self._committed(draft, last)
+        if not done and after in (None, last):
+            done = self._try(draft, content, last + 1)
         while not done:
+            if after is not None:
+                raise ConflictError(
+                    f"Version {after + 1} of {draft.id.name} was published meanwhile, and this one would not hold its "
+                    "rows. Run the job again."
+                )
             losses += 1
             if time.monotonic() - began > PATIENCE_S:
                 raise ConflictError(

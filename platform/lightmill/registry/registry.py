@@ -164,18 +164,19 @@ class Registry:
         """Open a draft that another process began; see `draft.join` for the errors."""
         return drafts.join(self.store, self.keyring, self.workspace, self.store_id, id)
 
-    def commit(self, draft: drafts.Draft, content: Content) -> VersionSummary:
+    def commit(self, draft: drafts.Draft, content: Content, *, after: int | None = None) -> VersionSummary:
         """Make a draft visible as the next version, whole or not at all.
 
-        A draft is published once: after a lost answer the call may be repeated and finds its own version.
+        A draft is published once: after a lost answer the call may be repeated and finds its own version. With `after`
+        it becomes the version behind that number or none: what it adds to is the newest still.
 
         Raises:
             IntegrityError: The store was rolled back; nothing is written on top of it.
-            ConflictError: Other publishers won the next number a hundred times in a row.
+            ConflictError: Other publishers won the next number a hundred times in a row, or one did with `after`.
             UnavailableError: The store cannot be written.
         """
         kind, name, mid = draft.id.kind, draft.id.name, draft.id.mid
-        id, manifest = self._publisher.publish(draft, content, lambda: self.latest(kind, name))
+        id, manifest = self._publisher.publish(draft, content, lambda: self.latest(kind, name), after)
         if self._index:
             self._index.version(id, mid, manifest)
         return summarize(id, mid, manifest)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pyarrow as pa
 
 from lightmill.datasets.columns import ROW_ID
@@ -9,6 +11,8 @@ from lightmill.models.preparation import Preparation, Resources
 from lightmill.records.assets import DatasetCard
 from lightmill.records.fitted import StoredColumn
 from lightmill.training.objectives import Batch, Objective
+
+UNKNOWN_BYTES = 1 << 17
 
 
 class Rows:
@@ -31,16 +35,18 @@ class Rows:
         self._beside: tuple[str, ...] = ()
         self.columns = objective.columns
         self.changing = False
+        self._stored_bytes = 0
         if self._training:
             self._later = Preparation(self._training.fitted, resources=Resources(allow_python=allow_python))
             self._beside = tuple(name for name in objective.columns if name not in self._training.makes)
+            self._stored_bytes = sum(_cell_bytes(column) for column in self._training.columns)
             self.columns = (ROW_ID, *(column.stored for column in self._training.columns), *self._beside)
             self.changing = any(step.step == "augment" for step in self._training.fitted.steps)
 
     @property
     def row_bytes(self) -> int:
-        """The bytes of one row of a batch."""
-        return self._objective.row_bytes
+        """The bytes that one row takes: as tensors, or as the files hold it, whichever is more."""
+        return max(self._objective.row_bytes, self._stored_bytes)
 
     def batch(self, table: pa.Table, *, epoch: int | None = None) -> Batch:
         """Return rows of the files as tensors on the CPU; those of a training `epoch` are augmented.
@@ -56,6 +62,11 @@ class Rows:
         for name in self._beside:
             done = done.append_column(name, table.column(name))
         return self._objective.tensors(_flat(done, self._objective.columns))
+
+
+def _cell_bytes(column: StoredColumn) -> int:
+    """Return about how many bytes a value takes; of what has no shape, such as encoded pictures, it is a guess."""
+    return UNKNOWN_BYTES if column.shape is None else math.prod(column.shape) * 4
 
 
 def _restored(column: pa.ChunkedArray, stored: StoredColumn) -> pa.ChunkedArray | pa.Array:

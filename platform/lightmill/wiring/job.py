@@ -122,7 +122,6 @@ def _run(
     folder = Path(arguments.folder or path.absolute().parent)
     bootstrap(settings)
     platform = open_platform(settings)
-    mask_logs(platform)
     job = _job_row(platform, kind, name_of(spec), spec.model_dump(mode="json"), arguments.job)
     platform.catalog.jobs.update(job.id, state=JobState.RUNNING, started=now_iso())
     context = JobContext(
@@ -132,6 +131,7 @@ def _run(
         provenance=capture(spec.model_dump(mode="json"), folder, job.id),
     )
     try:
+        mask_logs(platform)
         allowed = settings.allow_python_steps
         with connect(settings, modules_in(context.folder, functions(context, spec)) if allowed else ()):
             result = work(context, spec)
@@ -139,9 +139,11 @@ def _run(
         _finish(platform, job, JobState.FAILED, message=exc.message)
         raise
     except Exception as exc:
-        _finish(platform, job, JobState.FAILED, message=f"{type(exc).__name__}: {exc}")
-        logger.exception("job %s failed unexpectedly", job.id)  # logged, and not printed, so that it is masked
-        raise JobError(f"Job {job.id} failed unexpectedly: {type(exc).__name__}: {exc}") from exc
+        # Where log lines are masked, what a library says of a value is in the log only.
+        said = type(exc).__name__ + ("; see its log" if settings.log_masking else f": {exc}")
+        _finish(platform, job, JobState.FAILED, message=said)
+        logger.exception("job %s failed unexpectedly", job.id)
+        raise JobError(f"Job {job.id} failed unexpectedly: {said}") from exc
     _finish(platform, job, JobState.SUCCEEDED, result=result)
     return {"job": job.id, **result}
 

@@ -53,6 +53,16 @@ def test_a_reader_without_the_key_of_a_tag_reads_the_other_columns() -> None:
             read_encrypted(data, without_tags, "x", columns)
 
 
+def test_a_list_with_a_tag_is_under_the_key_of_the_tag() -> None:
+    table = TABLE.append_column("words", pa.array([["a", "b"]] * 100))
+    data = bytes(write_encrypted(table, subkey, {"features": "face", "words": "text"}))
+    assert read_encrypted(data, subkey, "x").equals(table)
+    for name in ("features", "words"):
+        with pytest.raises((ForbiddenError, IntegrityError)):
+            read_encrypted(data, without_tags, "x", [name])
+    assert read_encrypted(data, without_tags, "x", ["row_id"]).equals(table.select(["row_id"]))
+
+
 def test_every_tag_has_a_key_of_its_own_and_the_file_shows_no_tag() -> None:
     keys = tag_keys(["a", "b", "c", "d"], {"b": "secret", "c": "private", "d": "secret"})
     assert keys == {DATA_KEY: ["a"], "tag-0": ["c"], "tag-1": ["b", "d"]}

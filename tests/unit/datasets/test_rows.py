@@ -99,3 +99,55 @@ def test_an_ignored_column_is_read_when_something_is_asked_of_it(tmp_path: Path)
     spec = DatasetSpec.model_validate(SPEC | {"columns": [*SPEC["columns"], *extra]})
     names = open_blocks(spec, tmp_path).source.schema().names
     assert "id" in names and "rest" not in names
+
+
+def two_files(folder: Path) -> None:
+    (folder / "l.csv").write_text("k,a\n1,10\n2,20\n")
+    (folder / "r.csv").write_text("k,b\n2,x\n1,y\n")
+
+
+@pytest.mark.parametrize("declared", [["k", "a", "b"], ["a", "b"]])
+def test_joined_sources_are_opened_for_the_columns_that_each_has(tmp_path: Path, declared: list[str]) -> None:
+    two_files(tmp_path)
+    kinds = {"k": "int64", "a": "int64", "b": "string"}
+    spec = DatasetSpec.model_validate(
+        {
+            "name": "joined",
+            "sources": [{"format": "csv", "path": "l.csv"}, {"format": "csv", "path": "r.csv"}],
+            "combine": {"how": "join", "on": ["k"]},
+            "columns": [{"name": name, "dtype": kinds[name], "role": "key"} for name in declared],
+            "split": {"by": "random"},
+        }
+    )
+    blocks = open_blocks(spec, tmp_path)
+    (block,) = read_blocks(blocks.source, blocks.parts[0])
+    assert block.select(["a", "b"]).to_pylist() == [{"a": 10, "b": "y"}, {"a": 20, "b": "x"}]
+    before = blocks.source.identity()
+    (tmp_path / "r.csv").write_text("k,b\n2,x\n1,other\n")
+    assert open_blocks(spec, tmp_path).source.identity() != before
+    with pytest.raises(RequestError, match="No source has the column 'c'"):
+        more = {"columns": [*spec.model_dump()["columns"], {"name": "c", "dtype": "int64"}]}
+        open_blocks(DatasetSpec.model_validate(spec.model_dump() | more), tmp_path)
+
+
+def test_a_union_fills_what_a_source_lacks(tmp_path: Path) -> None:
+    two_files(tmp_path)
+    spec = DatasetSpec.model_validate(
+        {
+            "name": "union",
+            "sources": [{"format": "csv", "path": "l.csv"}, {"format": "csv", "path": "r.csv"}],
+            "combine": {"how": "union", "fill_nulls": True},
+            "columns": [
+                {"name": "k", "dtype": "int64"},
+                {"name": "a", "dtype": "int64", "max_nulls": 1},
+                {"name": "b", "dtype": "string", "role": "key", "max_nulls": 1},
+            ],
+            "split": {"by": "random"},
+        }
+    )
+    blocks = open_blocks(spec, tmp_path)
+    rows = pa.concat_tables([block for part in blocks.parts for block in read_blocks(blocks.source, part)])
+    assert rows.select(["k", "a", "b"]).to_pylist()[::3] == [
+        {"k": 1, "a": 10, "b": None},
+        {"k": 1, "a": None, "b": "y"},
+    ]

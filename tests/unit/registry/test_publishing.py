@@ -12,6 +12,7 @@ import torch
 
 from lightmill.errors import ConflictError, IntegrityError, NotFoundError, RequestError, UnavailableError
 from lightmill.records.references import AssetKind, Reference, parse_reference
+from lightmill.registry import Content
 from lightmill.registry.names import alias_prefix, records_prefix
 from tests.unit.registry.world import MODEL, FailingStore, World, open_latest, publish, read, seal, weights
 
@@ -82,6 +83,16 @@ def test_a_commit_removes_its_lease_and_a_lost_race_leaves_nothing(world: World)
 
 
 # -- drafts that several processes write -------------------------------------
+
+
+def test_what_adds_to_a_version_is_published_right_behind_it_or_not_at_all(world: World) -> None:
+    publish(world.registry)
+    registry = world.registry
+    first, second = registry.begin(MODEL, "m"), registry.begin(MODEL, "m")
+    assert registry.commit(first, Content(), after=1).id.seq == 2
+    with pytest.raises(ConflictError, match="Version 2 of m was published meanwhile"):
+        registry.commit(second, Content(), after=1)
+    assert registry.latest(MODEL, "m") == 2
 
 
 def test_a_draft_is_joined_from_another_registry(world: World) -> None:

@@ -40,6 +40,12 @@ def combine(sources: Sequence[Source], spec: CombineSpec) -> Source:
     return sources[0] if len(sources) == 1 else Union(sources, fill_nulls=spec.fill_nulls)
 
 
+def _identities(sources: Sequence[Source]) -> str | None:
+    found = [source.identity() for source in sources]
+    known = [one for one in found if one is not None]
+    return "\n\n".join(known) if len(known) == len(found) else None
+
+
 class Union(Source):
     """The rows of several sources with the same columns, one source after another."""
 
@@ -93,6 +99,10 @@ class Union(Source):
     def describe(self) -> tuple[SourceFile, ...]:
         """Return the files of all sources, in order."""
         return tuple(file for source in self._sources for file in source.describe())
+
+    def identity(self) -> str | None:
+        """Return those of all sources, None if one has none."""
+        return _identities(self._sources)
 
     def origins(self) -> tuple[RowOrigin, ...]:
         """Return those of all sources, at the positions that their files have here."""
@@ -177,6 +187,10 @@ class Join(Source):
     def describe(self) -> tuple[SourceFile, ...]:
         """Return the files of both sources."""
         return (*self._left.describe(), *self._right.describe())
+
+    def identity(self) -> str | None:
+        """Return those of both sources, None if one has none."""
+        return _identities((self._left, self._right))
 
     def origins(self) -> tuple[RowOrigin, ...]:
         """Return those of the left source, whose entries come first."""

@@ -65,6 +65,10 @@ class ImageFolder(FileSource[ImagesSpec]):
             for number, group in enumerate(groups)
         )
 
+    def identity(self) -> str | None:
+        """Return that of every file, since a group shows its first and last only."""
+        return "\n".join(f"{file.path} {file.fingerprint}" for _, file in self.files)
+
     def origins(self) -> tuple[RowOrigin, ...]:
         """Return that every row is a file of its own."""
         return (RowOrigin(first=0, source=0, rows_are_files=self.spec.per_part),)
@@ -124,6 +128,10 @@ class ImageTable(Source):
     def describe(self) -> tuple[SourceFile, ...]:
         """Return the table's files; the images are named by the rows themselves."""
         return self._inner.describe()
+
+    def identity(self) -> str | None:
+        """Return nothing: the files that rows name may have changed."""
+        return None
 
     def origins(self) -> tuple[RowOrigin, ...]:
         """Return those of the table."""

@@ -146,6 +146,13 @@ class Source(ABC):
         """
         return WHOLE_FILES
 
+    def identity(self) -> str | None:
+        """Return what changes when rows do, None where that cannot be told without reading all of them.
+
+        By default it is of the parts, which hold the fingerprint of their files.
+        """
+        return "\n".join(part.model_dump_json() for part in self.parts())
+
     def entries(self) -> int:
         """Return how many entries `describe` has; by default one for each file that has a part."""
         return len({part.file for part in self.parts()})

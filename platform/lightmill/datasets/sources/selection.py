@@ -46,6 +46,10 @@ class Selection(Source):
         """Return the files in their order; see `Source.describe`."""
         return digest_files((place, file) for place, file in self._source.files if file.path in self._wanted)
 
+    def identity(self) -> str | None:
+        """Return that of the parts, if the whole source has one."""
+        return super().identity() if self._source.identity() is not None else None
+
     def entries(self) -> int:
         """Return how many files are wanted."""
         return len(self._wanted)

@@ -104,6 +104,10 @@ class SqlSource(Source):
         """Return 1: the table or query is one entry."""
         return 1
 
+    def identity(self) -> str | None:
+        """Return nothing: rows of a table change without a sign."""
+        return None
+
     def tables(self, part: Part, batch_rows: int, on_bad: OnBad) -> Iterator[tuple[pa.Table, Rows]]:
         """Yield tables of at most `batch_rows` rows; the driver streams them."""
         if part.fingerprint != self._fingerprint:
