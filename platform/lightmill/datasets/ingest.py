@@ -203,9 +203,9 @@ class _Ingestion:
         task = SealTask(self._location, self._place.draft.id, _tags(spec), prepare, first_task=first)
         meter = self._meter("seal", rows)
         total = SealedRows()
-        for done in self._passes.run(SEAL, task, meter):
-            total = total + done.result
-            meter.count(sum(entry.rows or 0 for entry in done.result.files if entry.group != QUARANTINE))
+        for sealed in self._passes.run(SEAL, task, meter):
+            total = total + sealed
+            meter.count(sum(entry.rows or 0 for entry in sealed.files if entry.group != QUARANTINE))
         meter.finish()
         return _Sealed(
             rows=total,

@@ -40,7 +40,7 @@ class Journal:
     @classmethod
     def create(cls, path: Path, draft: DraftId, key: bytes) -> Journal:
         """Begin a journal of a draft at a path where there is none, or none of use."""
-        stream = _locked(path, "w+b")
+        stream = _locked(path, empty=True)
         header = draft.model_dump_json().encode()
         stream.write(MAGIC + _LENGTH.pack(len(header)) + header)
         stream.flush()
@@ -63,7 +63,7 @@ class Journal:
         Raises:
             ConflictError: Another job has it open.
         """
-        return cls(path, key, _locked(path, "r+b"))
+        return cls(path, key, _locked(path))
 
     @classmethod
     def discard(cls, path: Path) -> None:
@@ -72,7 +72,7 @@ class Journal:
         Raises:
             ConflictError: Somebody has.
         """
-        with _locked(path, "r+b"):
+        with _locked(path):
             path.unlink(missing_ok=True)
 
     def __len__(self) -> int:
@@ -142,7 +142,7 @@ class Journal:
         return MAGIC + count.to_bytes(8, "little")
 
 
-def _locked(path: Path, mode: str) -> IO[bytes]:
+def _locked(path: Path, *, empty: bool = False) -> IO[bytes]:
     """Open a file that nobody else has open.
 
     Raises:
@@ -159,7 +159,7 @@ def _locked(path: Path, mode: str) -> IO[bytes]:
         ) from exc
     with suppress(FileNotFoundError):
         if os.fstat(stream.fileno()).st_ino == path.stat().st_ino:
-            if mode == "w+b":
+            if empty:
                 stream.truncate(0)
             return stream
     stream.close()

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from lightmill.datasets.digests import Words
 from lightmill.datasets.expectations import Judgement, class_codes
-from lightmill.datasets.passes import Done, Passes
+from lightmill.datasets.passes import Passes
 from lightmill.datasets.progress import Meter
 from lightmill.datasets.repeats import Repeats, mark
 from lightmill.datasets.rows import Blocks, JudgedBlock, RowReader
@@ -160,10 +160,10 @@ def judge(
     stats: SplitStats | None = None
     held = 0
     for told in passes.run(JUDGE, _JudgeTask(reader, spec), meter):
-        tally = tally + told.result.tally
-        stats = _added(stats, told.result.stats)
-        held += sum(len(one.row_id) for one in told.result.pending)
-        meter.count(told.result.tally.rows)
+        tally = tally + told.tally
+        stats = _added(stats, told.stats)
+        held += sum(len(one.row_id) for one in told.pending)
+        meter.count(told.tally.rows)
     meter.finish()
     if not tally.rows:
         raise RequestError(f"{', '.join(sorted({part.path for part in blocks.parts})[:3])}: the source has no rows.")
@@ -251,9 +251,9 @@ class _Search:
         return np.sort(np.concatenate(found))
 
     def _pending(self) -> Iterator[_Pending]:
-        told: Done[_Told]
+        told: _Told
         for told in self._passes.again(JUDGE):
-            yield from told.result.pending
+            yield from told.pending
 
 
 class KeptRows:

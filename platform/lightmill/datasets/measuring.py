@@ -118,10 +118,10 @@ def measure(
 
 def _total(passes: Passes, name: str, task: _MeasureTask, meter: Meter) -> _Sums | None:
     total: _Sums | None = None
-    for done in passes.run(name, task, meter):
-        if done.result is not None:
-            total = done.result if total is None else total + done.result
-            meter.count(done.result.rows)
+    for sums in passes.run(name, task, meter):
+        if sums is not None:
+            total = sums if total is None else total + sums
+            meter.count(sums.rows)
     meter.finish()
     return total
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
@@ -28,14 +27,6 @@ Work = Callable[[Iterator[pa.Table], int], Result]
 """Takes the blocks of a task and its number; runs in a Ray worker, so it pickles."""
 
 RESULT = "result"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Done(Generic[Result]):
-    """What one task gave."""
-
-    number: int
-    result: Result
 
 
 class WorkSource(Datasource):
@@ -86,7 +77,7 @@ class Passes:
         """Return about how many bytes a pass reads."""
         return sum(self._bytes(number) for number in self._tasks)
 
-    def run(self, name: str, work: Work[Result], meter: Meter) -> Iterator[Done[Result]]:
+    def run(self, name: str, work: Work[Result], meter: Meter) -> Iterator[Result]:
         """Yield the result of every task in order; those in the journal under `name` are not run again.
 
         `meter` hears the bytes that have been read; its rows are the caller's to tell.
@@ -97,13 +88,12 @@ class Passes:
         for number in self._tasks:
             data = self.journal.get(name, number) if self.journal.has(name, number) else next(fresh)
             meter.read(self._bytes(number))
-            yield Done(number=number, result=pickle.loads(data))  # noqa: S301 - our workers made it; the journal is sealed
+            yield pickle.loads(data)  # noqa: S301 - our workers made it; the journal is sealed
 
-    def again(self, name: str) -> Iterator[Done[Any]]:
+    def again(self, name: str) -> Iterator[Any]:
         """Yield the results of a pass that has run, from the journal."""
         for number in self._tasks:
-            data = self.journal.get(name, number)
-            yield Done(number=number, result=pickle.loads(data))  # noqa: S301 - as above
+            yield pickle.loads(self.journal.get(name, number))  # noqa: S301 - as above
 
     def _fresh(self, name: str, work: Work[Any]) -> Iterator[bytes]:
         """Run the tasks that are not finished; each result is in the journal before it is given out."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,8 +28,6 @@ from lightmill.records.preparation import Derive, Filter
 from lightmill.records.quality import ColumnRule
 from lightmill.records.sources import JoinSpec, UnionSpec
 from lightmill.registry import RegistryLocation
-
-Lookup = Callable[[npt.NDArray[np.int64]], npt.NDArray[np.int8]]
 
 
 @dataclass(frozen=True, kw_only=True)

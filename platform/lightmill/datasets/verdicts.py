@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -127,14 +127,6 @@ class Tally:
 
 def _added(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
     return {**a, **{name: a.get(name, 0) + count for name, count in b.items()}}
-
-
-def total(tallies: Iterable[Tally]) -> Tally:
-    """Return the sum of tallies, added in their order."""
-    out = Tally()
-    for tally in tallies:
-        out = out + tally
-    return out
 
 
 def action_for(reason: int, rules: RulesSpec) -> str:

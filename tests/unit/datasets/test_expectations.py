@@ -39,7 +39,6 @@ from lightmill.datasets.verdicts import (
     check_expectations,
     check_nulls,
     refuse,
-    total,
 )
 from lightmill.errors import RequestError
 from lightmill.records.quality import ColumnRule, ExpectSpec, RulesSpec
@@ -335,7 +334,7 @@ def test_every_reason_has_a_rule_that_can_fail_drop_or_quarantine(reason: int) -
 def test_too_many_nulls_are_refused_over_the_whole_dataset() -> None:
     judging = Judge(COLUMNS, RulesSpec())
     assert judging.null_limits == {"age": 0.5}
-    half = total([judging.judge(table({"age": None})).tally, judging.judge(table({})).tally])
+    half = judging.judge(table({"age": None})).tally + judging.judge(table({})).tally
     check_nulls(half, judging.null_limits)
     more = half + judging.judge(table({"age": None})).tally
     with pytest.raises(RequestError, match=r"Column 'age' lacks 2 of 3 values \(0.6667\), and its max_nulls is 0.5"):
