@@ -1,8 +1,7 @@
-"""The rows of a split dealt to training workers: each reads its own rows of the sealed files through Ray Data.
+"""The rows of a split dealt to lanes of training, and read again: all at once, or in order through Ray Data.
 
-Positions follow the files of the manifest. A worker's rows come from every file that holds one of them, so that with
-`random` each file is decrypted once for each worker, and with `sequential` once in all, but for the files in which one
-worker's rows end.
+Positions follow the files of the manifest. A lane's rows come from every file that holds one of them, so that with
+`random` each worker decrypts all files, and with `sequential` its own, but for those in which one lane's rows end.
 """
 
 from __future__ import annotations
@@ -30,49 +29,45 @@ from lightmill.registry import OpenVersion, RegistryLocation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DealtSplit:
-    """Which rows of a split each worker reads; `places[worker]` are rising positions in the order of the files."""
+class FilePart:
+    """Some rows of a file, by their places in it."""
 
-    version: OpenVersion
-    location: RegistryLocation
-    split: str
-    places: tuple[Positions, ...]
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """The number of rows of each worker."""
-        return tuple(len(places) for places in self.places)
-
-    def datasets(self, columns: Sequence[str]) -> list[ray.data.Dataset]:
-        """Return for each worker a lazy Ray dataset of the columns of its rows; Ray must be connected."""
-        files = split_files(self.version, self.split)
-        starts = np.cumsum([0, *((entry.rows or 0) for entry in files)])
-        return [
-            ray.data.read_datasource(
-                _WorkerSource(self.location, self.version, _of_files(files, starts, mine), columns)
-            )
-            for mine in self.places
-        ]
+    entry: FileEntry
+    places: Positions
 
 
-def distribute_split(
-    version: OpenVersion, location: RegistryLocation, spec: DistributionSpec, workers: int, split: str = "train"
-) -> DealtSplit:
-    """Return which rows of a split go to which worker; reads one column where the distribution is by one.
+def deal_split(
+    version: OpenVersion, location: RegistryLocation, spec: DistributionSpec, lanes: int, split: str = "train"
+) -> tuple[Positions, ...]:
+    """Return for each of `lanes` the rising positions of its rows; reads one column where the distribution is by one.
 
     Raises:
-        RequestError: There is no such column, or a worker would get no rows.
+        RequestError: There is no such column.
     """
     rows = sum(entry.rows or 0 for entry in split_files(version, split))
     codes = _codes(version, location, spec, split) if spec.by in ("class", "key") else None
-    places = tuple(np.sort(mine) for mine in distribute(spec, rows, workers, codes))
-    idle = [worker for worker, mine in enumerate(places) if not len(mine)]
-    if idle:
-        raise RequestError(
-            f"Distribution by {spec.by!r} leaves worker {idle[0]} of {workers} without rows; lower `workers`, or "
-            "choose another distribution."
-        )
-    return DealtSplit(version=version, location=location, split=split, places=places)
+    return tuple(np.sort(mine) for mine in distribute(spec, rows, lanes, codes))
+
+
+def parts_of(version: OpenVersion, split: str, places: Positions) -> list[FilePart]:
+    """Return the parts of a split's files in which rising positions lie."""
+    files = split_files(version, split)
+    starts = np.cumsum([0, *((entry.rows or 0) for entry in files)])
+    cuts = np.searchsorted(places, starts)
+    return [
+        FilePart(entry=entry, places=places[cuts[number] : cuts[number + 1]] - starts[number])
+        for number, entry in enumerate(files)
+        if cuts[number] < cuts[number + 1]
+    ]
+
+
+def stream_parts(
+    version: OpenVersion, location: RegistryLocation, parts: Sequence[FilePart], columns: Sequence[str]
+) -> ray.data.Dataset:
+    """Return a lazy Ray dataset of the columns of some rows, in the order of the parts; Ray must be connected."""
+    found = ray.data.read_datasource(_PartSource(location, version, parts, columns), override_num_blocks=len(parts))
+    found.context.execution_options.preserve_order = True
+    return found
 
 
 def _codes(
@@ -93,30 +88,18 @@ def _codes(
     return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def _of_files(
-    files: Sequence[FileEntry], starts: npt.NDArray[np.int64], mine: Positions
-) -> list[tuple[FileEntry, Positions]]:
-    """Return the files that hold rows of a worker, with the rows' places in them."""
-    cuts = np.searchsorted(mine, starts)
-    return [
-        (entry, mine[cuts[number] : cuts[number + 1]] - starts[number])
-        for number, entry in enumerate(files)
-        if cuts[number] < cuts[number + 1]
-    ]
-
-
-class _WorkerSource(SealedSource):
+class _PartSource(SealedSource):
     """Reads some rows of each file; which ones is kept in Ray's object store."""
 
     def __init__(
         self,
         location: RegistryLocation,
         version: OpenVersion,
-        parts: Sequence[tuple[FileEntry, Positions]],
+        parts: Sequence[FilePart],
         columns: Sequence[str],
     ) -> None:
-        super().__init__(location, version.id, [entry for entry, _ in parts], columns)
-        self._rows = {entry.path: (ray.put(rows), len(rows)) for entry, rows in parts}
+        super().__init__(location, version.id, [part.entry for part in parts], columns)
+        self._rows = {part.entry.path: (ray.put(part.places), len(part.places)) for part in parts}
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Return the share of the files' size in bytes that is read."""

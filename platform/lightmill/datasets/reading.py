@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
@@ -18,6 +19,7 @@ from lightmill.records.splitting import SPLITS
 from lightmill.registry import OpenVersion, RegistryLocation
 
 ALL_ROWS = 1 << 62
+READ_THREADS = 4
 
 
 def split_files(version: OpenVersion, split: str) -> tuple[FileEntry, ...]:
@@ -67,3 +69,43 @@ def feature_rows(table: pa.Table) -> npt.NDArray[np.float32]:
     column = table.column(FEATURES).combine_chunks()
     flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     return flat.reshape(len(column), column.type.list_size)
+
+
+def take_rows(
+    version: OpenVersion,
+    location: RegistryLocation,
+    split: str,
+    positions: npt.NDArray[np.int64],
+    columns: Sequence[str] | None = None,
+) -> pa.Table:
+    """Return the rows of a split at some positions, in the order of `positions`, which follow the split's files.
+
+    Files are decrypted on some threads, and only those that hold one of the rows.
+
+    Raises:
+        RequestError: There is no split of this name, or not so many rows.
+    """
+    files = split_files(version, split)
+    starts = np.cumsum([0, *((entry.rows or 0) for entry in files)])
+    if len(positions) and not 0 <= positions.min() <= positions.max() < starts[-1]:
+        raise RequestError(f"The split {split!r} of {version.id} has {starts[-1]} rows, not {positions.max() + 1}.")
+    order = np.argsort(positions, kind="stable")
+    rising = positions[order]
+    cuts = np.searchsorted(rising, starts)
+    wanted = [n for n in range(len(files)) if cuts[n] < cuts[n + 1]] or [0][: len(files)]
+
+    def read(number: int) -> pa.Table:
+        places = rising[cuts[number] : cuts[number + 1]] - starts[number]
+        table = read_file(location, version.id, files[number], columns)
+        return table if len(places) == len(table) and _is_all(places) else table.take(pa.array(places))
+
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        found = pa.concat_tables(pool.map(read, wanted)) if wanted else pa.table({})
+    back = np.empty(len(order), dtype=np.int64)
+    back[order] = np.arange(len(order))
+    return found if _is_all(back) else found.take(pa.array(back))
+
+
+def _is_all(places: npt.NDArray[np.int64]) -> bool:
+    """Return whether places are 0, 1, 2 and so on."""
+    return bool((places == np.arange(len(places))).all())

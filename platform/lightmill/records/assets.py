@@ -194,11 +194,12 @@ class ModelCard(Record):
 
 
 class RunCard(Record):
-    """One checkpoint of a run."""
+    """One checkpoint of a run: after `epoch` whole epochs and `step` steps of the next."""
 
     model: str
     epoch: int
     metrics: dict[str, float]
+    step: int = 0
 
 
 class Manifest(Record):

@@ -17,8 +17,25 @@ from lightmill.records.base import Record
 from lightmill.records.references import check_alias, check_name, parse_reference
 from lightmill.records.signature import Architecture
 from lightmill.records.splitting import DistributionSpec
+from lightmill.records.training import (
+    CheckpointSpec,
+    DdpSpec,
+    EarlyStoppingSpec,
+    FailureSpec,
+    Optimizer,
+    OptimizerSpec,
+    Precision,
+    Schedule,
+    ScheduleSpec,
+    StartSpec,
+    StrategySpec,
+    WatchSpec,
+    WorkerRange,
+    worker_range,
+)
 
 SPEC_MAX_BYTES = 1 << 20
+ObjectiveName = Literal["cross_entropy", "bce", "mse", "mae", "huber", "causal_lm", "custom"]
 SpecT = TypeVar("SpecT", bound="Spec")
 
 
@@ -30,36 +47,59 @@ class WorkerResources(Record):
     """What each training worker asks Ray for. `gpus: auto` takes one GPU each where the cluster has them.
 
     `wait_for_nodes_s` asks the autoscaler for what is missing and waits so many seconds for it, instead of
-    refusing at once.
+    refusing at once. `labels` are those that a worker's node must have, `spread` keeps workers on different nodes where
+    it can.
     """
 
     cpus: float = Field(default=1.0, gt=0)
     gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
     wait_for_nodes_s: float = Field(default=0.0, ge=0)
+    labels: dict[str, str] = Field(default_factory=dict)
+    spread: bool = False
 
 
 class TrainSpec(Spec):
     """`train.yaml`: a dataset, an architecture and how to optimize it.
 
-    `objective` is what is minimized: `cross_entropy` of a label, or `causal_lm`, the cross-entropy of each next token.
-    `batch_size` counts the rows of one step over all workers. `distribution` says which worker gets which rows; without
-    it rows go to the workers as they are read, as many to each. `alias` is moved to the new version.
+    `objective` is what is minimized. `batch_size` counts the rows of one step over all workers, `accumulate` the parts
+    in which a worker computes its share of them. `workers` is a number, or a range such as `2..8` that the run shrinks
+    and grows in. `distribution` says which worker gets which rows; without it they are dealt at random. `target` names
+    the kept source column that a regression predicts. `deterministic` asks torch for the same bits in every run.
+    `alias` is moved to the new version.
     """
 
     model: str
     dataset: str
     architecture: Architecture
-    objective: Literal["cross_entropy", "causal_lm"] = "cross_entropy"
+    start: StartSpec | None = None
+    objective: ObjectiveName = "cross_entropy"
+    objective_arguments: dict[str, float | str | bool | list[float]] = Field(default_factory=dict)
+    target: str | None = None
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = None
+    metrics: tuple[str, ...] = ()
     epochs: int = Field(default=10, ge=1, le=100_000)
     batch_size: int = Field(default=64, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    optimizer: Optimizer = OptimizerSpec()
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
+    l1: float = Field(default=0.0, ge=0)
+    schedule: Schedule = ScheduleSpec()
+    clip_norm: float | None = Field(default=None, gt=0)
+    precision: Precision = "fp32"
+    checkpoint_activations: bool = False
+    compile: bool = False
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    early_stopping: EarlyStoppingSpec | None = None
     seed: int = 0
-    workers: int = Field(default=2, ge=1, le=4096)
+    deterministic: bool = False
+    workers: int | str = 2
+    strategy: StrategySpec = DdpSpec()
     distribution: DistributionSpec | None = None
     resources: WorkerResources = WorkerResources()
-    keep_checkpoints: int = Field(default=2, ge=1)
-    max_failures: int = Field(default=2, ge=0)
+    checkpoints: CheckpointSpec = CheckpointSpec()
+    failures: FailureSpec = FailureSpec()
+    watch: WatchSpec = WatchSpec()
     alias: str | None = "champion"
 
     @field_validator("model")
@@ -77,12 +117,27 @@ class TrainSpec(Spec):
     def _dataset(cls, value: str) -> str:
         return str(parse_reference(value))
 
+    @field_validator("workers")
+    @classmethod
+    def _workers(cls, value: int | str) -> int | str:
+        found = worker_range(value)
+        return str(found) if found.elastic else found.min
+
+    @property
+    def worker_range(self) -> WorkerRange:
+        """How many workers: the fewest and the most."""
+        return worker_range(self.workers)
+
     @model_validator(mode="after")
     def _divides(self) -> Self:
-        if self.batch_size % self.workers:
+        most = self.worker_range.max
+        if not self.worker_range.elastic and self.batch_size % most:
             raise ValueError(
-                f"batch_size {self.batch_size} does not divide by workers {self.workers}; use a multiple of "
-                f"{self.workers}"
+                f"batch_size {self.batch_size} does not divide by workers {most}; use a multiple of {most}"
+            )
+        if self.batch_size < most:
+            raise ValueError(
+                f"batch_size {self.batch_size} leaves some of {most} workers without rows; use at least {most}"
             )
         return self
 

@@ -1,84 +1,67 @@
-"""Sealed checkpoints: tensors go straight into the vault; what Ray keeps is a pointer to a run's version."""
+"""Sealed checkpoints: a strategy's state goes straight into the vault, as a version of the run."""
 
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-import ray.train
 import torch
-from ray.train import Checkpoint
-from torch import nn
 
-from lightmill.errors import IntegrityError
 from lightmill.records.assets import Provenance, RunCard
 from lightmill.records.references import AssetKind, VersionId
 from lightmill.registry import Content, OpenVersion, RegistryLocation
 from lightmill.registry.tensors import load_tensors, plain_tensors
+from lightmill.training.strategies import State
 
-POINTER_FILE = "version.json"
 STATE_FILE = "state.json"
-MODEL = "model."
-OPTIMIZER = "optimizer."
+SEPARATOR = "/"
+MODEL = "model"
+AVERAGED = "averaged"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """What a run resumes from: the epochs done and the states of model and optimizer."""
+class Position:
+    """Where a run is: whole epochs done, and steps of the next."""
 
     epoch: int
-    model: dict[str, torch.Tensor]
-    optimizer: dict[str, torch.Tensor]
-    groups: list[dict[str, object]]
+    step: int
 
 
-def unwrap(module: nn.Module) -> nn.Module:
-    """Return the module behind DistributedDataParallel."""
-    inner = getattr(module, "module", module)
-    return inner if isinstance(inner, nn.Module) else module
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """What a run goes on from; `totals` are the sums of the epoch that was under way."""
+
+    state: State
+    position: Position
+    totals: torch.Tensor | None
 
 
-def take_snapshot(epoch: int, module: nn.Module, optimizer: torch.optim.Optimizer) -> Snapshot:
-    """Return the present state; its tensors are the live ones, so seal them before the next step."""
-    state = optimizer.state_dict()
-    tensors = {
-        f"{index}.{key}": value
-        for index, values in state["state"].items()
-        for key, value in values.items()
-        if isinstance(value, torch.Tensor)
-    }
-    return Snapshot(
-        epoch=epoch,
-        model=dict(unwrap(module).state_dict()),
-        optimizer=tensors,
-        groups=state["param_groups"],
-    )
-
-
-def restore(snapshot: Snapshot, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put a snapshot's states into a module and its optimizer."""
-    unwrap(module).load_state_dict(snapshot.model)
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in snapshot.optimizer.items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": snapshot.groups})
-
-
-def seal_snapshot(
-    location: RegistryLocation, run: str, card: RunCard, snapshot: Snapshot, provenance: Provenance
+def seal_state(
+    location: RegistryLocation,
+    run: str,
+    card: RunCard,
+    state: State,
+    position: Position,
+    totals: torch.Tensor | None,
+    provenance: Provenance,
 ) -> VersionId:
-    """Publish a snapshot as the next version of a run; see `Registry.commit` for the errors."""
+    """Publish a state as the next version of a run; see `Registry.commit` for the errors.
+
+    The tensors of `state` may be the live ones: seal before the next step.
+    """
     registry = location.open()
     draft = registry.begin(AssetKind.RUN, run)
-    named = {MODEL + name: value for name, value in snapshot.model.items()}
-    named |= {OPTIMIZER + name: value for name, value in snapshot.optimizer.items()}
-    tensors = draft.seal_tensors(plain_tensors(named))
-    state = json.dumps({"epoch": snapshot.epoch, "groups": snapshot.groups}).encode()
-    files = draft.seal_files({STATE_FILE: state})
+    values = dict(_flat(state))
+    tensors = draft.seal_tensors(plain_tensors({k: v for k, v in values.items() if isinstance(v, torch.Tensor)}))
+    notes = {
+        "epoch": position.epoch,
+        "step": position.step,
+        "totals": None if totals is None else totals.tolist(),
+        "values": {name: value for name, value in values.items() if not isinstance(value, torch.Tensor)},
+    }
+    files = draft.seal_files({STATE_FILE: json.dumps(notes).encode()})
     content = Content(
         tensors=tensors.tensors,
         files=files.files,
@@ -89,44 +72,36 @@ def seal_snapshot(
     return registry.commit(draft, content).id
 
 
-def load_snapshot(version: OpenVersion) -> Snapshot:
-    """Read a run's version back; IntegrityError if its bytes are not what was written."""
-    state = json.loads(version.read_file(STATE_FILE))
-    tensors = load_tensors(version)
-
-    def below(prefix: str) -> dict[str, torch.Tensor]:
-        return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
-    return Snapshot(epoch=int(state["epoch"]), model=below(MODEL), optimizer=below(OPTIMIZER), groups=state["groups"])
+def load_state(version: OpenVersion, like: State) -> Loaded:
+    """Read a run's version back, in the form of `like`; IntegrityError if its bytes are not what was written."""
+    notes = json.loads(version.read_file(STATE_FILE))
+    values: dict[str, Any] = {**load_tensors(version), **notes["values"]}
+    totals = None if notes["totals"] is None else torch.tensor(notes["totals"], dtype=torch.float64)
+    return Loaded(
+        state=_nested(like, values, ""), position=Position(epoch=notes["epoch"], step=notes["step"]), totals=totals
+    )
 
 
 def load_model_state(version: OpenVersion) -> dict[str, torch.Tensor]:
-    """Read only the model's tensors of a run's version."""
-    names = [entry.name for entry in version.manifest.tensors if entry.name.startswith(MODEL)]
-    return {name.removeprefix(MODEL): value for name, value in load_tensors(version, names).items()}
+    """Read only the model's tensors of a run's version, averaged ones where there are any."""
+    found: dict[str, torch.Tensor] = {}
+    for prefix in (MODEL, AVERAGED):
+        names = [e.name for e in version.manifest.tensors if e.name.startswith(prefix + SEPARATOR)]
+        found |= {name.removeprefix(prefix + SEPARATOR): value for name, value in load_tensors(version, names).items()}
+    return found
 
 
-def report_sealed(metrics: dict[str, float], run_folder: Path, seal: Callable[[], VersionId]) -> None:
-    """Report metrics to Ray Train with a checkpoint that `seal` publishes; call it on rank 0 only."""
-
-    def upload(_: Checkpoint, name: str) -> Checkpoint:
-        folder = run_folder / name
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / POINTER_FILE).write_text(seal().model_dump_json())
-        return Checkpoint.from_directory(str(folder))
-
-    with tempfile.TemporaryDirectory() as empty:
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(empty), checkpoint_upload_fn=upload)
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what a nested dictionary holds by its path."""
+    if not isinstance(value, dict):
+        yield path, value
+        return
+    for key, inner in value.items():
+        yield from _flat(inner, f"{path}{SEPARATOR}{key}" if path else str(key))
 
 
-def read_pointer(checkpoint: Checkpoint) -> VersionId:
-    """Return the run's version that a checkpoint of Ray points at.
-
-    Raises:
-        IntegrityError: The pointer is missing or damaged.
-    """
-    path = Path(checkpoint.path) / POINTER_FILE
-    try:
-        return VersionId.model_validate_json(path.read_text())
-    except (OSError, ValueError) as exc:
-        raise IntegrityError(f"The checkpoint pointer {path} is missing or damaged.") from exc
+def _nested(like: Any, values: dict[str, Any], path: str) -> Any:
+    """Return values in the form of another nested dictionary."""
+    if not isinstance(like, dict):
+        return values[path]
+    return {key: _nested(inner, values, f"{path}{SEPARATOR}{key}" if path else str(key)) for key, inner in like.items()}

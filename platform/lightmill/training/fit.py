@@ -8,37 +8,37 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-import ray.data
 import ray.train
+import torch
 from ray.autoscaler.sdk import request_resources
-from ray.data import ExecutionOptions
-from ray.train import CheckpointConfig, DataConfig, FailureConfig, Result, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from lightmill.datasets.dealing import distribute_split
-from lightmill.datasets.sealed import read_split
+from lightmill.datasets.dealing import deal_split
 from lightmill.datasets.translate import original_error
 from lightmill.errors import JobError, RequestError, UnavailableError
 from lightmill.models.architectures import build_module
 from lightmill.records.assets import DatasetCard, Provenance, VersionSummary
 from lightmill.records.jobs import EpochMetrics, Progress
 from lightmill.records.references import AssetKind, VersionId, parse_reference
+from lightmill.records.signature import Architecture
 from lightmill.records.specs import TrainSpec
 from lightmill.registry import OpenVersion, Registry, RegistryLocation
-from lightmill.training.checkpoints import read_pointer
+from lightmill.training.feed import CACHE_BYTES
 from lightmill.training.following import EpochFollower, EpochWriter, OnEpoch
-from lightmill.training.loop import SHARD, LoopConfig, shard_name, train_worker
+from lightmill.training.lanes import Lanes, lane_count
+from lightmill.training.loop import LoopConfig, train_worker
 from lightmill.training.objectives import OBJECTIVES, Objective
 from lightmill.training.placement import DATA_CPUS, Cluster, Placement, place
 from lightmill.training.register import register_best
 from lightmill.training.rows import Rows
+from lightmill.training.session import read_pointer
+from lightmill.training.strategies import STRATEGIES
 
 SCORE = "validation_loss"
-CONTROLLER_FAILURES = 2
 WAIT_FOR_ROOM_S = 120.0
 NODE_POLL_S = 5.0
 Report = Callable[[Progress], None]
-Data = dict[str, ray.data.Dataset | Callable[[], ray.data.Dataset]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,16 +79,19 @@ def train(
         NotFoundError: There is no such dataset.
         RequestError: The specification fits neither the dataset nor the cluster.
         UnavailableError: The cluster is busy and stayed so.
-        JobError: Training failed more often than `max_failures` allows.
+        JobError: Training failed more often than `failures` allow.
     """
     dataset = registry.open(registry.resolve(AssetKind.DATASET, parse_reference(spec.dataset)))
     card = dataset.manifest.dataset
     if card is None:
         raise RequestError(f"{dataset.id} is no dataset that can be trained on.")
     objective = _objective(spec, card, dataset)
-    build_module(objective.architecture)
+    check_strategy(spec, objective.architecture)
     rows = Rows(objective, card, allow_python=allow_python)
-    dealt = distribute_split(dataset, location, spec.distribution, spec.workers) if spec.distribution else None
+    count = card.profile.splits["train"]
+    streamed = rows.row_bytes * count // spec.worker_range.min > CACHE_BYTES
+    lanes = spec.worker_range.max if streamed else lane_count(spec.batch_size, spec.worker_range.max)
+    check_lanes(spec, dataset, location, lanes)
     try:
         placement = place_or_wait(spec, watchers.report)
         wait_for_room(placement, watchers.report)
@@ -107,14 +110,11 @@ def train(
         provenance=described,
         device=placement.device,
         threads=max(1, int(placement.cpus)),
-        shard_bytes=rows.row_bytes * (max(dealt.sizes) if dealt else card.profile.splits["train"] // placement.workers),
-        worker_rows=dealt.sizes if dealt else (),
+        lanes=lanes,
+        streamed=streamed,
         allow_python=allow_python,
     )
-    data: Data = {SHARD: read_split(dataset, location, "train", rows.columns)}
-    if dealt:
-        data = {shard_name(rank): part for rank, part in enumerate(dealt.datasets(rows.columns))}
-    result = _fit(config, placement, data, runs_path, watchers)
+    result = _fit(config, placement, runs_path, watchers)
     best = best_checkpoint(result)
     watchers.report(Progress(phase="register", done=spec.epochs, total=spec.epochs, unit="epochs"))
     return register_best(spec, objective, rows, dataset, registry, location, best, described)
@@ -127,14 +127,44 @@ def _objective(spec: TrainSpec, card: DatasetCard, dataset: OpenVersion) -> Obje
         raise RequestError(f"Training on {dataset.id} is refused: {exc.message}") from exc
 
 
-def _fit(config: LoopConfig, placement: Placement, data: Data, runs_path: Path, watchers: Watchers) -> Result:
+def check_strategy(spec: TrainSpec, architecture: Architecture) -> None:
+    """Refuse a strategy that the model cannot be trained by, for any number of workers that the run may have.
+
+    Raises:
+        RequestError: The architecture cannot be built, it has no plan for the strategy, or sizes do not divide.
+    """
+    with torch.device("meta"):
+        module = build_module(architecture)
+    for workers in {spec.worker_range.min, spec.worker_range.max}:
+        STRATEGIES[spec.strategy.name].check(spec, module, workers)
+
+
+def check_lanes(spec: TrainSpec, dataset: OpenVersion, location: RegistryLocation, lanes: int) -> None:
+    """Refuse a distribution that leaves a worker without rows.
+
+    Raises:
+        RequestError: It does, or there is no such column.
+    """
+    if spec.distribution is None:
+        return
+    dealt = Lanes([len(places) for places in deal_split(dataset, location, spec.distribution, lanes)], spec.batch_size)
+    workers = spec.worker_range.max
+    idle = [rank for rank in range(workers) if not dealt.sizes[dealt.share(rank, workers)].sum()]
+    if idle:
+        raise RequestError(
+            f"Distribution by {spec.distribution.by!r} leaves worker {idle[0]} of {workers} without rows; lower "
+            "`workers`, or choose another distribution."
+        )
+
+
+def _fit(config: LoopConfig, placement: Placement, runs_path: Path, watchers: Watchers) -> Result:
     metrics_path = runs_path / config.run / "metrics.jsonl"
 
     def on_epoch(metrics: EpochMetrics) -> None:
         watchers.on_epoch(metrics)
         watchers.report(Progress(phase="train", done=metrics.epoch, total=config.spec.epochs, unit="epochs"))
 
-    trainer = _trainer(config, placement, data, runs_path, EpochWriter(config.run, metrics_path))
+    trainer = _trainer(config, placement, runs_path, EpochWriter(config.run, metrics_path))
     with EpochFollower(metrics_path, on_epoch):
         try:
             return trainer.fit()
@@ -145,9 +175,7 @@ def _fit(config: LoopConfig, placement: Placement, data: Data, runs_path: Path, 
             raise JobError(f"Run {config.run} failed: {str(exc).strip().splitlines()[-1]}") from exc
 
 
-def _trainer(
-    config: LoopConfig, placement: Placement, data: Data, runs_path: Path, writer: EpochWriter
-) -> TorchTrainer:
+def _trainer(config: LoopConfig, placement: Placement, runs_path: Path, writer: EpochWriter) -> TorchTrainer:
     spec = config.spec
     resources = {"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})
     return TorchTrainer(
@@ -157,20 +185,19 @@ def _trainer(
         scaling_config=ScalingConfig(
             num_workers=placement.workers, use_gpu=placement.gpus > 0, resources_per_worker=resources
         ),
-        datasets=data,
-        dataset_config=DataConfig(
-            datasets_to_split=[] if config.worker_rows else "all",
-            execution_options=ExecutionOptions(preserve_order=True),
-        ),
         run_config=RunConfig(
             name=config.run,
             storage_path=str(runs_path),
             checkpoint_config=CheckpointConfig(
-                num_to_keep=spec.keep_checkpoints,
+                num_to_keep=spec.checkpoints.keep_best,
                 checkpoint_score_attribute=SCORE,
                 checkpoint_score_order="min",
             ),
-            failure_config=FailureConfig(max_failures=spec.max_failures, controller_failure_limit=CONTROLLER_FAILURES),
+            failure_config=FailureConfig(
+                max_failures=spec.failures.worker,
+                max_preemption_failures=-1 if spec.failures.preemption is None else spec.failures.preemption,
+                controller_failure_limit=spec.failures.controller,
+            ),
             callbacks=[writer],
         ),
     )
@@ -191,7 +218,7 @@ def place_or_wait(spec: TrainSpec, report: Report) -> Placement:
                 raise
         gpus = spec.resources.gpus if isinstance(spec.resources.gpus, float) else 0.0
         bundle = {"CPU": spec.resources.cpus} | ({"GPU": gpus} if gpus else {})
-        request_resources(bundles=[bundle] * spec.workers)
+        request_resources(bundles=[bundle] * spec.worker_range.min)
         report(Progress(phase="wait for nodes", unit="epochs"))
         time.sleep(NODE_POLL_S)
 

@@ -1,9 +1,7 @@
 """The work of one training worker: epochs of optimizer steps, measured, checkpointed, resumable.
 
-What a run's numbers mean: batches of `batch_size` rows over all workers, one optimizer step each
-(DistributedDataParallel averages the gradients), the mean loss over all workers, metrics on the validation split, one
-report. Where workers' batches do not weigh the same, losses are weighted: a step is that of one worker with the whole
-batch.
+What a run's numbers mean: batches of `batch_size` rows over all workers, one update each, the mean loss over all
+workers, metrics on the validation split, one report an epoch. How workers compute a step together is their strategy's.
 """
 
 from __future__ import annotations
@@ -11,43 +9,43 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-import ray.train
+import numpy as np
 import torch
-import torch.distributed as dist
-from ray.train.torch import get_device, prepare_model
-from torch import nn
+from ray.train import get_context
+from ray.train.torch import get_device
 
-from lightmill.datasets.reading import open_version, read_rows
+from lightmill.datasets.dealing import deal_split
+from lightmill.datasets.reading import open_version, split_files
 from lightmill.errors import IntegrityError, RequestError
 from lightmill.models.architectures import seeded
-from lightmill.records.assets import DatasetCard, Provenance, RunCard
+from lightmill.records.assets import Provenance, RunCard
 from lightmill.records.base import Record
 from lightmill.records.references import VersionId
 from lightmill.records.signature import Architecture
 from lightmill.records.specs import TrainSpec
-from lightmill.registry import RegistryLocation
-from lightmill.training.batches import Batches, step_sizes
-from lightmill.training.checkpoints import (
-    load_snapshot,
-    read_pointer,
-    report_sealed,
-    restore,
-    seal_snapshot,
-    take_snapshot,
-)
-from lightmill.training.objectives import OBJECTIVES, Batch, Objective, Step
+from lightmill.records.splitting import DistributionSpec
+from lightmill.registry import OpenVersion, RegistryLocation
+from lightmill.training.checkpoints import Position, load_state, seal_state
+from lightmill.training.feed import Feed, KeptFeed, Origin, whole_batch
+from lightmill.training.lanes import Lanes
+from lightmill.training.objectives import OBJECTIVES, Batch, Objective
 from lightmill.training.rows import Rows
-
-SHARD = "train"
+from lightmill.training.session import RaySession, Session
+from lightmill.training.strategies import STRATEGIES, Setting, Strategy
+from lightmill.training.stream import StreamedFeed
+from lightmill.training.tally import Tally
+from lightmill.training.team import Team
+from lightmill.training.weighing import cut, weighed
 
 
 class LoopConfig(Record):
     """Everything a worker needs; it is visible in Ray's state API and holds no secret.
 
-    `worker_rows` are the rows of each worker where the specification distributes them.
+    `lanes` are those the rows are dealt to, `streamed` whether rows stay on the store between epochs.
     """
 
     spec: TrainSpec
@@ -59,194 +57,175 @@ class LoopConfig(Record):
     provenance: Provenance
     device: str
     threads: int
-    shard_bytes: int
-    worker_rows: tuple[int, ...] = ()
+    lanes: int
+    streamed: bool = False
     allow_python: bool = False
-
-
-def shard_name(rank: int) -> str:
-    """Return the name of the rows of one worker, where the specification distributes them."""
-    return f"{SHARD}-{rank}"
 
 
 def train_worker(config: dict[str, str]) -> None:
     """Train; the entry that Ray Train calls in every worker."""
-    run_epochs(LoopConfig.model_validate_json(config["config"]))
-
-
-def run_epochs(config: LoopConfig) -> None:
-    """Train all epochs that are not done yet, reporting each."""
-    spec = config.spec
-    torch.set_num_threads(config.threads)
-    torch.manual_seed(spec.seed)
-    device = get_device() if config.device == "cuda" else torch.device("cpu")
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    card = _card(config)
-    objective = OBJECTIVES[spec.objective](card, config.architecture)
-    rows = Rows(objective, card, allow_python=config.allow_python)
-    module = prepare_model(seeded(spec.seed, config.architecture), move_to_device=device)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay)
-    first = _resume(config, module, optimizer)
-    batches = worker_batches(config, rows, rank, world, device)
-    validation = read_validation(config, rows, device) if rank == 0 else None
-    gc.collect()
-    gc.freeze()  # what is loaded now stays; the collector need not walk a million objects between steps
-    weigh = world > 1 and (objective.weighted or bool(config.worker_rows))
-    for epoch in range(first, spec.epochs):
-        metrics = train_epoch(module, optimizer, batches.epoch(epoch), objective, device, weigh=weigh)
-        if validation is None:
-            ray.train.report(metrics)
-            continue
-        found = evaluate(module, validation, objective, spec.batch_size // world)
-        metrics |= {f"validation_{key}": value for key, value in found.items()}
-        _report(config, epoch + 1, metrics, module, optimizer)
-
-
-def worker_batches(config: LoopConfig, rows: Rows, rank: int, world: int, device: torch.device) -> Batches:
-    """Return the batches of this worker; every worker takes as many steps as the one with the most rows needs."""
-    batch_rows = config.spec.batch_size // world
-    sizes: tuple[int, ...] = ()
-    if config.worker_rows:
-        sizes = step_sizes(config.worker_rows[rank], math.ceil(max(config.worker_rows) / batch_rows))
-    return Batches(
-        ray.train.get_dataset_shard(shard_name(rank) if sizes else SHARD),  # pyright: ignore[reportArgumentType]
-        rows,
-        batch_rows,
-        config.spec.seed * world + rank,
-        device,
-        config.shard_bytes,
-        sizes,
+    found = LoopConfig.model_validate_json(config["config"])
+    context = get_context()
+    device = get_device() if found.device == "cuda" else torch.device("cpu")
+    team = Team(
+        rank=context.get_world_rank(), world=context.get_world_size(), device=device, node=context.get_node_rank()
     )
+    run_epochs(found, team, RaySession(Path(found.run_folder)))
 
 
-def read_validation(config: LoopConfig, rows: Rows, device: torch.device) -> Batch:
-    """Return the whole validation split, decrypted in this process: it is small, and one worker reads it."""
-    dataset = config.location.open().open(config.dataset)
-    return tuple(tensor.to(device) for tensor in rows.batch(read_rows(dataset, config.location, "validation")))
+def run_epochs(config: LoopConfig, team: Team, session: Session) -> None:
+    """Train all epochs that are not done yet, reporting each."""
+    torch.set_num_threads(config.threads)
+    torch.manual_seed(config.spec.seed * 65_537 + team.rank)
+    worker = Worker(config, team, session)
+    try:
+        worker.train()
+    finally:
+        worker.close()
 
 
-def train_epoch(
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterator[Batch],
-    objective: Objective,
-    device: torch.device,
-    *,
-    weigh: bool = False,
-) -> dict[str, float]:
-    """Run one epoch; return the mean loss and metrics over all workers and this worker's steps a second.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """What an epoch's steps came to: the sums of what was counted, and how long it took in seconds."""
 
-    With `weigh`, a worker's loss weighs as much as it counts, by one more message among the workers in each step.
+    totals: torch.Tensor
+    steps: int
+    seconds: float
+
+
+class Worker:
+    """One worker of a run, from its data to its reports."""
+
+    def __init__(self, config: LoopConfig, team: Team, session: Session) -> None:
+        """Read this worker's rows, build the model, and take over the last checkpoint if there is one."""
+        self._config = config
+        self._spec = config.spec
+        self._team = team
+        self._session = session
+        dataset = open_version(config.location, config.dataset)  # pyright: ignore[reportArgumentType] - frozen records hash
+        card = dataset.manifest.dataset
+        if card is None:
+            raise IntegrityError(f"{config.dataset} carries no card; it was published by something else.")
+        self._objective = OBJECTIVES[self._spec.objective](card, config.architecture)
+        self._rows = Rows(self._objective, card, allow_python=config.allow_python)
+        origin = training_rows(dataset, config)
+        self._lanes = Lanes([len(places) for places in origin.places], self._spec.batch_size)
+        self._strategy = STRATEGIES[self._spec.strategy.name](
+            Setting(spec=self._spec, team=team, objective=self._objective, epoch_steps=self._lanes.steps)
+        )
+        self._strategy.prepare(seeded(self._spec.seed, config.architecture))
+        self._position, self._carried = self._resumed()
+        share = self._lanes.share(self._strategy.data_rank, self._strategy.data_world)
+        feed = StreamedFeed if config.streamed else KeptFeed
+        self._feed: Feed = feed(origin, self._rows, self._lanes, share, self._spec.seed, team.device)
+        self._validation = self._validation_rows(dataset)
+        gc.collect()
+        gc.freeze()  # what is loaded now stays; the collector need not walk a million objects between steps
+
+    def train(self) -> None:
+        """Run the epochs that are left."""
+        for epoch in range(self._position.epoch, self._spec.epochs):
+            done = self._epoch(epoch, self._position.step)
+            self._strategy.end_epoch()
+            metrics = epoch_metrics(self._objective, done) | self._evaluated() | self._strategy.measured()
+            self._report(Position(epoch=epoch + 1, step=0), metrics | {"epoch": epoch + 1})
+            self._carried = None
+
+    def close(self) -> None:
+        """End what the strategy started."""
+        self._strategy.close()
+
+    def _epoch(self, number: int, first_step: int) -> Epoch:
+        tally = Tally(self._objective)
+        started = 0.0
+        step = first_step
+        for step, batch in enumerate(self._feed.epoch(number, first_step), first_step):
+            started = started or time.perf_counter()
+            parts = weighed(self._strategy, cut(batch, self._spec.accumulate), self._lanes.rows(step))
+            tally.add(self._strategy.step(parts))
+        seconds = max(time.perf_counter() - started, 1e-9)
+        totals = self._strategy.combined(tally.totals())
+        if self._carried is not None:
+            totals = totals + self._carried
+        return Epoch(totals=totals, steps=step + 1 - first_step, seconds=seconds)
+
+    def _evaluated(self) -> dict[str, float]:
+        """Return loss and metrics of the validation split, computed by all workers."""
+        tally = Tally(self._objective)
+        for batch in self._validation:
+            tally.add(self._strategy.infer(batch))
+        found = self._objective.metrics(self._strategy.combined(tally.totals()))
+        return {f"validation_{name}": value for name, value in found.items()}
+
+    def _validation_rows(self, dataset: OpenVersion) -> list[Batch]:
+        """Return this worker's part of the validation split; all workers have equally many batches."""
+        rows = sum(entry.rows or 0 for entry in split_files(dataset, "validation"))
+        world = self._strategy.data_world
+        places = np.array_split(np.arange(rows, dtype=np.int64), world)[self._strategy.data_rank]
+        origin = Origin(dataset, self._config.location, "validation", (places,))
+        whole = whole_batch(origin.table(places, self._rows.columns), self._rows, self._team.device)
+        together = self._objective.rows_together(self._spec.batch_size // world or 1)
+        return cut(whole, math.ceil(math.ceil(rows / world) / together))
+
+    def _resumed(self) -> tuple[Position, torch.Tensor | None]:
+        version = self._session.checkpoint()
+        if version is None:
+            return Position(epoch=0, step=0), None
+        loaded = load_state(self._config.location.open().open(version), self._strategy.state())
+        self._strategy.load_state(loaded.state)
+        return loaded.position, loaded.totals
+
+    def _report(self, position: Position, metrics: dict[str, float], totals: torch.Tensor | None = None) -> None:
+        state = self._strategy.state()
+        if not self._team.leads:
+            self._session.report(metrics)
+            return
+        config = self._config
+        card = RunCard(model=self._spec.model, epoch=position.epoch, step=position.step, metrics=metrics)
+        self._session.report(
+            metrics,
+            lambda: seal_state(config.location, config.run, card, state, position, totals, config.provenance),
+        )
+
+
+def training_rows(dataset: OpenVersion, config: LoopConfig) -> Origin:
+    """Return the rows of the training split, dealt to lanes."""
+    spec = config.spec.distribution or DistributionSpec(
+        by="sequential" if config.streamed else "random", seed=config.spec.seed
+    )
+    places = deal_split(dataset, config.location, spec, config.lanes)
+    return Origin(dataset, config.location, "train", places)
+
+
+def epoch_metrics(objective: Objective, done: Epoch) -> dict[str, float]:
+    """Return the loss, the other metrics as `train_...`, and what was done in a second.
+
+    Raises:
+        RequestError: The loss is not finite.
     """
-    module.train()
-    tally = Tally(objective)
-    steps, started = 0, 0.0
-    for batch in batches:
-        started = started or time.perf_counter()
-        optimizer.zero_grad(set_to_none=True)
-        step = objective.step(module, batch)
-        loss = step.loss * weight(step.count, device) if weigh else step.loss
-        loss.backward()
-        optimizer.step()
-        tally.add(step)
-        steps += 1
-    elapsed = max(time.perf_counter() - started, 1e-9)
-    totals = tally.totals().to(device)
-    if dist.is_initialized():
-        dist.all_reduce(totals)
-    found = objective.metrics(totals.cpu())
+    found = objective.metrics(done.totals)
     if not math.isfinite(found["loss"]):
         raise RequestError(
             "The loss is not finite any more; lower `learning_rate`, or look for extreme values in the dataset."
         )
     return {
         **{key if key == "loss" else f"train_{key}": value for key, value in found.items()},
-        "steps_per_second": steps / elapsed,
-        **objective.rates(totals.cpu(), elapsed),
+        "steps_per_second": done.steps / done.seconds,
+        **objective.rates(done.totals, done.seconds),
     }
 
 
-def weight(count: torch.Tensor | int, device: torch.device) -> torch.Tensor:
-    """Return what this worker's mean loss is multiplied by, so that the mean over workers is that over all counted."""
-    total = torch.as_tensor(count, dtype=torch.float64, device=device).clone()
-    own = total.clone()
-    dist.all_reduce(total)
-    return (own * dist.get_world_size() / total.clamp(min=1.0)).float()
-
-
-class Tally:
-    """Adds up what an objective counts, many steps at a time, so that counting costs a step next to nothing."""
-
-    FLUSH_STEPS = 256
-
-    def __init__(self, objective: Objective) -> None:
-        self._objective = objective
-        self._waiting: list[Step] = []
-        self._sums: torch.Tensor | None = None
-
-    def add(self, step: Step) -> None:
-        """Count one step."""
-        self._waiting.append(Step(loss=step.loss.detach(), count=step.count, kept=step.kept))
-        if len(self._waiting) == self.FLUSH_STEPS:
-            self._flush()
-
-    def totals(self) -> torch.Tensor:
-        """Return the sums, as `Objective.add_up` gives them; there was at least one step."""
-        self._flush()
-        if self._sums is None:
-            raise RequestError("A worker got no rows to train on; lower `workers` or `batch_size`.")
-        return self._sums.clone()
-
-    def _flush(self) -> None:
-        if self._waiting:
-            found = self._objective.add_up(self._waiting)
-            self._sums = found if self._sums is None else self._sums + found
-            self._waiting = []
-
-
-def evaluate(module: nn.Module, data: Batch, objective: Objective, batch_rows: int) -> dict[str, float]:
-    """Return loss and metrics of rows that are not trained on; it asks nothing of the other workers."""
-    inner = getattr(module, "module", module)
-    inner.eval()
+def evaluate(module: torch.nn.Module, batches: Iterable[Batch], objective: Objective) -> dict[str, float]:
+    """Return loss and metrics of some batches, in this process alone."""
+    module.eval()
     tally = Tally(objective)
     with torch.inference_mode():
-        parts = (tensor.split(objective.rows_together(batch_rows)) for tensor in data)
-        for batch in zip(*parts, strict=True):
-            tally.add(objective.step(inner, batch))
-    return objective.metrics(tally.totals())
+        for batch in batches:
+            tally.add([objective.step(module, batch)])
+    totals = tally.totals()
+    if totals is None:
+        raise RequestError("There are no rows to evaluate on.")
+    return objective.metrics(totals)
 
 
-def _card(config: LoopConfig) -> DatasetCard:
-    card = open_version(config.location, config.dataset).manifest.dataset  # pyright: ignore[reportArgumentType] - frozen records hash
-    if card is None:
-        raise IntegrityError(f"{config.dataset} carries no card; it was published by something else.")
-    return card
-
-
-def _resume(config: LoopConfig, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Restore the last checkpoint, if there is one; return the first epoch still to do."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return 0
-    version = config.location.open().open(read_pointer(checkpoint))
-    snapshot = load_snapshot(version)
-    restore(snapshot, module, optimizer)
-    return snapshot.epoch
-
-
-def _report(
-    config: LoopConfig,
-    epoch: int,
-    metrics: dict[str, float],
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-) -> None:
-    card = RunCard(model=config.spec.model, epoch=epoch, metrics=metrics)
-    report_sealed(
-        metrics | {"epoch": epoch},
-        Path(config.run_folder),
-        lambda: seal_snapshot(
-            config.location, config.run, card, take_snapshot(epoch, module, optimizer), config.provenance
-        ),
-    )
+__all__ = ["LoopConfig", "Strategy", "Worker", "evaluate", "run_epochs", "train_worker"]

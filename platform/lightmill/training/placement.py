@@ -61,26 +61,27 @@ def place(spec: TrainSpec, cluster: Cluster) -> Placement:
     """
     cpus = spec.resources.cpus
     gpus = _gpus_per_worker(spec, cluster)
-    needed = spec.workers * cpus + DATA_CPUS
+    workers = spec.worker_range.min
+    needed = workers * cpus + DATA_CPUS
     if needed > cluster.cpus:
         raise RequestError(
-            f"{spec.workers} workers x {cpus:g} CPU and {DATA_CPUS:g} CPU to feed them need {needed:g} CPUs; the "
+            f"{workers} workers x {cpus:g} CPU and {DATA_CPUS:g} CPU to feed them need {needed:g} CPUs; the "
             f"cluster has {cluster.cpus:g}. Lower `workers` or `resources.cpus`, or add nodes."
         )
-    if spec.workers * gpus > cluster.gpus:
+    if workers * gpus > cluster.gpus:
         raise RequestError(
-            f"{spec.workers} workers x {gpus:g} GPU need {spec.workers * gpus:g} GPUs; the cluster has "
+            f"{workers} workers x {gpus:g} GPU need {workers * gpus:g} GPUs; the cluster has "
             f"{cluster.gpus:g}. Set `resources.gpus: auto` to train on CPUs, lower `workers`, or add GPU nodes."
         )
     room = sum(_workers_on_node(c, g, cpus, gpus) for c, g in _nodes(cluster))
-    if room < spec.workers:
+    if room < workers:
         raise RequestError(
-            f"No placement holds {spec.workers} workers of {cpus:g} CPU and {gpus:g} GPU each: the cluster's nodes "
+            f"No placement holds {workers} workers of {cpus:g} CPU and {gpus:g} GPU each: the cluster's nodes "
             f"have room for {room}. Lower `workers` or what each asks for."
         )
     real = gpus > 0 and bool(cluster.accelerators)
     return Placement(
-        workers=spec.workers,
+        workers=workers,
         cpus=cpus,
         gpus=gpus,
         device="cuda" if real else "cpu",
@@ -91,7 +92,7 @@ def place(spec: TrainSpec, cluster: Cluster) -> Placement:
 def _gpus_per_worker(spec: TrainSpec, cluster: Cluster) -> float:
     if spec.resources.gpus == "auto":
         room = sum(_workers_on_node(c, g, spec.resources.cpus, 1.0) for c, g in _nodes(cluster))
-        return 1.0 if room >= spec.workers else 0.0
+        return 1.0 if room >= spec.worker_range.min else 0.0
     return float(spec.resources.gpus)
 
 

@@ -16,6 +16,7 @@ from lightmill.registry import Content, OpenVersion, Registry, RegistryLocation
 from lightmill.registry.parents import newest_version
 from lightmill.registry.tensors import seal_model
 from lightmill.training.checkpoints import load_model_state
+from lightmill.training.feed import whole_batch
 from lightmill.training.loop import evaluate
 from lightmill.training.objectives import Objective
 from lightmill.training.rows import Rows
@@ -97,6 +98,7 @@ def test_metrics(
     batch_rows: int,
 ) -> dict[str, float]:
     """Return what the objective measures on the test split, such as `test_accuracy`."""
-    data = rows.batch(read_rows(dataset, location, "test"))
-    found = evaluate(module, data, objective, batch_rows)
+    data = whole_batch(read_rows(dataset, location, "test"), rows, torch.device("cpu"))
+    batches = zip(*(tensor.split(objective.rows_together(batch_rows)) for tensor in data), strict=True)
+    found = evaluate(module, batches, objective)
     return {f"test_{name}": found[name] for name in objective.held_out}

@@ -21,10 +21,15 @@ from lightmill.records.assets import DatasetCard
 from lightmill.records.fitted import TokenPreparation
 from lightmill.records.preparation import Pack
 from lightmill.records.signature import Architecture
-from lightmill.training.loop import evaluate, train_epoch
+from lightmill.records.specs import TrainSpec
+from lightmill.training.loop import Epoch, epoch_metrics, evaluate
 from lightmill.training.objectives import OBJECTIVES, CausalLanguage, CrossEntropy
 from lightmill.training.objectives.causal_lm import NO_LOSS, next_tokens
 from lightmill.training.rows import Rows
+from lightmill.training.strategies import Ddp, Setting
+from lightmill.training.tally import Tally
+from lightmill.training.team import Team
+from lightmill.training.weighing import weighed
 from tests.attacks.scene import dataset_card
 
 LENGTH, VOCABULARY = 8, 9
@@ -109,20 +114,36 @@ def test_a_language_is_learnt_and_measured() -> None:
     documents = [[n % 7, (n + 1) % 7, (n + 2) % 7, (n + 3) % 7] for n in range(60)]
     data = rows.batch(packed(documents))
     module = seeded(0, objective.architecture)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=0.02)
-    cpu = torch.device("cpu")
+    team = Team.alone()
+    spec = TrainSpec(
+        model="m",
+        dataset="d",
+        architecture=objective.architecture,
+        objective="causal_lm",
+        epochs=21,
+        learning_rate=0.02,
+        workers=1,
+    )
+    strategy = Ddp(Setting(spec=spec, team=team, objective=objective, epoch_steps=12))
+    strategy.prepare(module)
 
     def epoch() -> dict[str, float]:
-        batches = zip(*(tensor.split(5) for tensor in data), strict=True)
-        return train_epoch(module, optimizer, iter(batches), objective, cpu)
+        tally = Tally(objective)
+        for batch in zip(*(tensor.split(5) for tensor in data), strict=True):
+            tally.add(strategy.step(weighed(strategy, [batch], 5)))
+        return epoch_metrics(objective, Epoch(totals=strategy.combined(tally.totals()), steps=12, seconds=2.0))
 
     first = epoch()
     for _ in range(20):
         last = epoch()
     assert last["loss"] < 0.3 < 1.5 < first["loss"]
     assert last.keys() == {"loss", "train_perplexity", "steps_per_second", "tokens_per_second"}
+    assert last["steps_per_second"] == 6.0
     assert last["train_perplexity"] == pytest.approx(math.exp(last["loss"]))
-    found, whole = evaluate(module, data, objective, 3), objective.step(module, data)
+    found, whole = (
+        evaluate(module, zip(*(tensor.split(3) for tensor in data), strict=True), objective),
+        objective.step(module, data),
+    )
     assert found["loss"] == pytest.approx(float(whole.loss.detach()), rel=1e-5)
     assert objective.metrics(torch.tensor([1e9, 1.0]))["perplexity"] > 1e300
 

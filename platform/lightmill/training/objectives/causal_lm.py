@@ -67,6 +67,10 @@ class CausalLanguage(Objective):
             )
         return torch.from_numpy(ids), torch.from_numpy(segments)
 
+    def count(self, batch: Batch) -> torch.Tensor | int:
+        """Return the predicted tokens."""
+        return (next_tokens(*batch) != NO_LOSS).sum()
+
     def step(self, module: nn.Module, batch: Batch) -> Step:
         """See the base."""
         tokens, segments = batch

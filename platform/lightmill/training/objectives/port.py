@@ -67,6 +67,10 @@ class Objective(ABC):
             RequestError: A value does not fit the model.
         """
 
+    def count(self, batch: Batch) -> torch.Tensor | int:
+        """Return what the mean loss of a batch is over: by default its rows."""
+        return len(batch[0])
+
     @abstractmethod
     def step(self, module: nn.Module, batch: Batch) -> Step:
         """Return the loss of a batch, which may have no rows: then it is 0, with gradients of 0."""

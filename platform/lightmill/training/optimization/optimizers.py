@@ -1,0 +1,45 @@
+"""Optimizers of `torch.optim`, by the names of the specification."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from lightmill.errors import RequestError
+from lightmill.records.specs import TrainSpec
+from lightmill.records.training import OptimizerName
+
+OPTIMIZERS: dict[OptimizerName, type[torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "nadam": torch.optim.NAdam,
+    "radam": torch.optim.RAdam,
+    "adamax": torch.optim.Adamax,
+    "adagrad": torch.optim.Adagrad,
+    "adadelta": torch.optim.Adadelta,
+    "rmsprop": torch.optim.RMSprop,
+    "asgd": torch.optim.ASGD,
+    "adafactor": torch.optim.Adafactor,
+    "muon": torch.optim.Muon,
+}
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], spec: TrainSpec) -> torch.optim.Optimizer:
+    """Return the optimizer that a specification asks for, over the parameters that are trained.
+
+    Raises:
+        RequestError: The optimizer does not take these arguments.
+    """
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    arguments = {name: tuple(v) if isinstance(v, list) else v for name, v in spec.optimizer.arguments.items()}
+    try:
+        return OPTIMIZERS[spec.optimizer.name](
+            trained, **{"lr": spec.learning_rate, "weight_decay": spec.weight_decay, **arguments}
+        )
+    except (TypeError, ValueError) as exc:
+        raise RequestError(
+            f"Optimizer {spec.optimizer.name!r} refuses the arguments {spec.optimizer.arguments}: {exc}."
+        ) from exc

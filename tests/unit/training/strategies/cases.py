@@ -1,0 +1,28 @@
+"""Small problems that all strategies are tried on."""
+
+from __future__ import annotations
+
+import torch
+
+from lightmill.records.signature import Architecture
+from lightmill.training.objectives import CausalLanguage, CrossEntropy
+from tests.attacks.scene import dataset_card
+from tests.teams import Case
+from tests.unit.training.test_objectives import documents_of, packed, texts
+
+
+def labelled(rows: int = 50) -> Case:
+    """A perceptron on eight numbers and four classes; the rows do not divide by the batch."""
+    card = dataset_card(classes=tuple("abcd"))
+    shaped = card.model_copy(update={"features": card.features.model_copy(update={"shape": (8,)})})
+    objective = CrossEntropy(shaped, Architecture(name="mlp", arguments={"hidden": [16, 8]}))
+    features = torch.randn(rows, 8, generator=torch.Generator().manual_seed(4))
+    return Case(objective=objective, rows=(features, features[:, :4].argmax(dim=1)))
+
+
+def language(rows: int = 26) -> Case:
+    """A decoder on packed documents, whose rows predict unlike numbers of tokens."""
+    architecture = Architecture(name="decoder", arguments={"width": 16, "layers": 4, "heads": 4})
+    objective = CausalLanguage(texts(), architecture)
+    found = objective.tensors(packed(documents_of(5, rows=80)))
+    return Case(objective=objective, rows=tuple(tensor[:rows] for tensor in found))
