@@ -16,7 +16,7 @@ from tests.unit.training.strategies.test_local_sgd import resumed
 from tests.unit.training.strategies.test_parameter_server import equal
 
 pytestmark = pytest.mark.slow
-RING = {"strategy": "ring"}
+RING: dict[str, Any] = {"strategy": "ring"}
 ADAM: dict[str, Any] = {"optimizer": "adamw", "learning_rate": 0.01}
 
 
