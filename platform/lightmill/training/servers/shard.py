@@ -210,7 +210,7 @@ class Shard:
 
     def _average(self, pushed: list[Gradients]) -> None:
         for place, parameter in enumerate(self._parameters):
-            found = [one[place] for one in pushed if one[place] is not None]
+            found = [array for one in pushed if (array := one[place]) is not None]
             parameter.grad = None
             if found:
                 total = torch.from_numpy(np.array(found[0]))
