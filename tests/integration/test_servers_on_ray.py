@@ -33,7 +33,6 @@ def small_ray() -> Iterator[None]:
     ray.shutdown()
 
 
-@ray.remote(num_cpus=0.5)
 class Worker:
     """One of a team; it keeps its process, so that what is left in it can be looked at."""
 
@@ -49,7 +48,8 @@ def trained(make: Any, after: Any, **more: Any) -> list[Trained]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    workers = [Worker.remote() for _ in range(WORLD)]
+    kind: Any = ray.remote(num_cpus=0.5)(Worker)
+    workers = [kind.remote() for _ in range(WORLD)]
     return ray.get([worker.train.remote(rank, port, make, after, more) for rank, worker in enumerate(workers)])
 
 
