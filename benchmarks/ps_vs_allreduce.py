@@ -20,6 +20,7 @@ SECONDS = 10.0
 BATCH = 512
 HIDDEN = [512, 512]
 SLOWER = 5.0
+MORE = {"learning_rate": 0.3}
 STRATEGIES: dict[str, dict[str, Any]] = {
     "ddp": {"name": "ddp"},
     "bsp": {"name": "parameter_server"},
@@ -65,7 +66,7 @@ def main() -> None:
 
 def _measure(slow_factor: float) -> dict[str, list[Speed]]:
     jobs = [
-        Job(seconds=SECONDS, strategy=spec, batch_size=BATCH, hidden=HIDDEN, slow_factor=slow_factor)
+        Job(seconds=SECONDS, strategy=spec, batch_size=BATCH, hidden=HIDDEN, slow_factor=slow_factor, more=MORE)
         for spec in STRATEGIES.values()
     ]
     with socket.socket() as probe:
