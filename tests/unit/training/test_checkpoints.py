@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from tests.unit.training.strategies.cases import labelled
 CASE = labelled()
 
 
-def strategy(seed: int = 1, **more: object) -> Ddp:
+def strategy(seed: int = 1, **more: Any) -> Ddp:
     spec = spec_of(CASE, **({"optimizer": "adamw", "weight_decay": 0.1} | more))
     made = Ddp(Setting(spec=spec, team=Team.alone(), objective=CASE.objective, epoch_steps=10))
     made.prepare(seeded(seed, CASE.objective.architecture))
@@ -47,7 +48,7 @@ def same_weights(one: Ddp, other: Ddp) -> bool:
 @pytest.mark.parametrize("steps", [0, 5])
 @pytest.mark.parametrize("more", [{}, {"ema": 0.9}, {"optimizer": {"name": "sgd", "arguments": {"momentum": 0.9}}}])
 def test_what_was_sealed_trains_on_the_same_in_another_process(
-    tmp_path: Path, steps: int, more: dict[str, object]
+    tmp_path: Path, steps: int, more: dict[str, Any]
 ) -> None:
     world = World(tmp_path)
     location = RegistryLocation(store_url=str(world.root), keyring_path=str(world.ring.path), workspace="default")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Sealed:
     return seal_rows(tmp_path_factory.mktemp("looped"), MANY, extra=0.001)
 
 
-def trained(sealed: Sealed, folder: Path, start: VersionId | None = None, **more: object) -> LoneSession:
+def trained(sealed: Sealed, folder: Path, start: VersionId | None = None, **more: Any) -> LoneSession:
     session = LoneSession(start)
     run_epochs(sealed.config(folder, **more), Team.alone(), session)  # pyright: ignore[reportArgumentType]
     return session
@@ -53,7 +54,7 @@ def test_epochs_lower_the_loss_and_report_means_over_rows(sealed: Sealed, tmp_pa
     ids=["plain", "averaged"],
 )
 def test_a_run_goes_on_from_its_checkpoint_as_if_it_had_never_stopped(
-    sealed: Sealed, tmp_path: Path, more: dict[str, object]
+    sealed: Sealed, tmp_path: Path, more: dict[str, Any]
 ) -> None:
     whole = trained(sealed, tmp_path, epochs=4, **more)
     second = trained(sealed, tmp_path, whole.sealed[1], epochs=4, **more)
