@@ -12,15 +12,16 @@ import logging
 import os
 import secrets
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lightmill.errors import ConflictError, JobError, LightmillError, RequestError
 from lightmill.records.assets import Provenance
 from lightmill.records.base import now_iso
-from lightmill.records.jobs import EpochMetrics, Job, JobKind, JobState, Progress
+from lightmill.records.jobs import EpochMetrics, Job, JobKind, JobState, Progress, RunMetrics, StepMetrics
 from lightmill.records.specs import SpecT, load_spec
 from lightmill.settings import Settings
 from lightmill.telemetry import configure_logging
@@ -31,6 +32,7 @@ from lightmill.wiring.platform import Platform, open_platform
 from lightmill.wiring.provenance import capture
 from lightmill.wiring.session import connect
 
+LOG_STEPS_S = 10.0
 logger = logging.getLogger("lightmill.job")
 
 
@@ -42,6 +44,7 @@ class JobContext:
     folder: Path
     platform: Platform
     provenance: Provenance
+    _logged: list[float] = field(default_factory=lambda: [0.0])
 
     def report(self, progress: Progress) -> None:
         """Show progress in the log and keep it in the catalog."""
@@ -58,6 +61,18 @@ class JobContext:
         shown = "  ".join(f"{key} {value:.4f}" for key, value in metrics.metrics.items())
         logger.info("epoch %d  %s", metrics.epoch, shown)
         self.platform.catalog.runs.record_epoch(metrics)
+
+    def on_steps(self, points: list[StepMetrics], progress: Progress) -> None:
+        """Keep points of steps and progress in the catalog, and show progress in the log now and then."""
+        if time.monotonic() - self._logged[0] >= LOG_STEPS_S:
+            self._logged[0] = time.monotonic()
+            logger.info("%s", progress)
+        self.platform.catalog.runs.record_steps(points)
+        self.platform.catalog.jobs.update(self.job.id, progress=progress)
+
+    def recorded(self) -> RunMetrics:
+        """Return all metrics of the run that are in the catalog, those of an earlier start of it too."""
+        return self.platform.catalog.runs.history(self.job.id)
 
 
 Work = Callable[[JobContext, SpecT], dict[str, object]]
