@@ -79,6 +79,4 @@ def surplus(numbers: Sequence[int], parts: int) -> list[int]:
     """Return which of some ascending step numbers go: all but the last of each of `parts` equal parts of the run."""
     last = numbers[-1]
     part_of = [(number - 1) * parts // last for number in numbers]
-    return [
-        number for number, part, after in zip(numbers[:-1], part_of[:-1], part_of[1:], strict=True) if part == after
-    ]
+    return [number for place, number in enumerate(numbers[:-1]) if part_of[place] == part_of[place + 1]]

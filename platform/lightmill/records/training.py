@@ -273,8 +273,8 @@ class WatchSpec(Record):
     """What is measured while training, and who else is told.
 
     `every_steps`: metrics of the steps since, besides those of epochs; 0 is none. `tensorboard`: event files in the
-    run's folder on the driver's node, in plain. `profile_steps`: so many steps of the first worker are traced by torch's
-    profiler, after the first ten; the trace is sealed with the version.
+    run's folder on the driver's node, in plain. `profile_steps`: so many steps of the first worker are traced by
+    torch's profiler, after the first ten; the trace is sealed with the version.
     """
 
     every_steps: int = Field(default=10, ge=0)

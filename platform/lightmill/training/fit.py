@@ -125,9 +125,8 @@ def train(
     result = _fit(config, placement, runs_path, follower)
     best = best_checkpoint(result)
     watchers.report(Progress(phase="register", done=spec.epochs, total=spec.epochs, unit="epochs"))
-    return register_best(
-        spec, objective, rows, dataset, registry, location, best, described, follower.files(watchers.recorded())
-    )
+    files = follower.files(watchers.recorded())
+    return register_best(spec, objective, rows, dataset, registry, location, best, described, files)
 
 
 def _objective(spec: TrainSpec, card: DatasetCard, dataset: OpenVersion) -> Objective:

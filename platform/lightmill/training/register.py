@@ -37,7 +37,8 @@ def register_best(
 ) -> VersionSummary:
     """Publish a checkpoint's weights as the next version of `spec.model`, and move `spec.alias` to it.
 
-    `files` are sealed with it, by their names. What was measured on the test split is added as an evaluation, which a promotion may rely on.
+    `files` are sealed with it, by their names. What was measured on the test split is added as an evaluation, which a
+    promotion may rely on.
     """
     best = registry.open(checkpoint)
     card, run = dataset.manifest.dataset, best.manifest.run

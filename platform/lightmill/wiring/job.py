@@ -12,10 +12,9 @@ import logging
 import os
 import secrets
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from lightmill.errors import ConflictError, JobError, LightmillError, RequestError
@@ -32,7 +31,6 @@ from lightmill.wiring.platform import Platform, open_platform
 from lightmill.wiring.provenance import capture
 from lightmill.wiring.session import connect
 
-LOG_STEPS_S = 10.0
 logger = logging.getLogger("lightmill.job")
 
 
@@ -44,7 +42,6 @@ class JobContext:
     folder: Path
     platform: Platform
     provenance: Provenance
-    _logged: list[float] = field(default_factory=lambda: [0.0])
 
     def report(self, progress: Progress) -> None:
         """Show progress in the log and keep it in the catalog."""
@@ -63,10 +60,7 @@ class JobContext:
         self.platform.catalog.runs.record_epoch(metrics)
 
     def on_steps(self, points: list[StepMetrics], progress: Progress) -> None:
-        """Keep points of steps and progress in the catalog, and show progress in the log now and then."""
-        if time.monotonic() - self._logged[0] >= LOG_STEPS_S:
-            self._logged[0] = time.monotonic()
-            logger.info("%s", progress)
+        """Keep points of steps, and how far the job is, in the catalog."""
         self.platform.catalog.runs.record_steps(points)
         self.platform.catalog.jobs.update(self.job.id, progress=progress)
 

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import ray
+from ray.exceptions import RayError
 
 from lightmill.errors import LightmillError
 from lightmill.records.jobs import EpochMetrics, Progress, RunMetrics, StepMetrics
@@ -25,6 +26,7 @@ from lightmill.training.watching.parts import Traced
 from lightmill.training.watching.tensorboard import TensorBoard
 
 POLL_S = 1.0
+LOG_S = 10.0
 SHOWN = ("loss", "rows_per_second", "tokens_per_second")
 OnSteps = Callable[[list[StepMetrics], Progress], None]
 logger = logging.getLogger("lightmill.training")
@@ -58,6 +60,7 @@ class RunFollower:
         self._tellings: list[Telling] = []
         self._traced: Traced | None = None
         self._warned = False
+        self._logged = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
@@ -88,7 +91,7 @@ class RunFollower:
             telling.close(succeeded=exc is None)
 
     def files(self, recorded: RunMetrics) -> dict[str, bytes]:
-        """Return what is sealed with the version: the recorded metrics, and the profiler's trace, where there are any."""
+        """Return what is sealed with the version: recorded metrics and the profiler's trace, where there are any."""
         found: dict[str, bytes] = {}
         if recorded.epochs or recorded.steps:
             found[METRICS_FILE] = to_parquet(recorded)
@@ -110,7 +113,7 @@ class RunFollower:
     def _take(self, *, everything: bool = False) -> None:
         try:
             parts, traced = ray.get(self.mailbox.take.remote(), timeout=60)
-        except ray.exceptions.RayError as exc:
+        except RayError as exc:
             self._warn(exc)
             parts, traced = [], None
         if traced is not None:
@@ -120,8 +123,12 @@ class RunFollower:
         points = self._merging.take(everything=everything)
         if not points:
             return
+        progress = self._pace.progress(points[-1], self._merging.total)
+        if time.monotonic() - self._logged >= LOG_S:
+            self._logged = time.monotonic()
+            logger.info("%s", progress)
         try:
-            self._on_steps(points, self._pace.progress(points[-1], self._merging.total))
+            self._on_steps(points, progress)
         except LightmillError as exc:
             self._warn(exc)
         for telling in self._tellings:

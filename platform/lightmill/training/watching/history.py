@@ -1,8 +1,8 @@
 """The metrics of a run as a Parquet file, which is sealed with the model's version.
 
-One row for each epoch (`kind` "epoch", `step` null) and for each point of steps (`kind` "step"): `kind`, `epoch`, `step`,
-`created`, and a double column for each metric, null where it was not measured. A metric of the name of one of the first
-four columns has an underscore at its end.
+One row for each epoch (`kind` "epoch", `step` null) and for each point of steps (`kind` "step"): `kind`, `epoch`,
+`step`, `created`, and a double column for each metric, null where it was not measured. A metric of the name of one of
+the first four columns has an underscore at its end.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def read_history(version: OpenVersion) -> RunMetrics:
     """
     if all(file.path != METRICS_FILE for file in version.manifest.files):
         raise NotFoundError(
-            f"{version.id} has no {METRICS_FILE}: it was imported, or trained before metrics were kept."
+            f"{version.id} has no {METRICS_FILE}: it was imported, or trained before metrics were sealed with versions."
         )
     return from_parquet(version.read_file(METRICS_FILE))
 

@@ -11,6 +11,7 @@ from collections import deque
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lightmill.training.watching.parts import StepPart, Traced
@@ -73,13 +74,13 @@ class RayTell:
             return
         try:
             ray.get(self._last, timeout=FLUSH_S)  # a mailbox takes the calls of one worker in their order
-        except ray.exceptions.RayError as exc:
+        except RayError as exc:
             self._warn(exc)
 
     def _send(self, method: str, value: object) -> None:
         try:
             self._last = getattr(self._mailbox, method).remote(value)
-        except ray.exceptions.RayError as exc:
+        except RayError as exc:
             self._warn(exc)
 
     def _warn(self, exc: Exception) -> None:

@@ -34,7 +34,7 @@ class Merging:
             self.total = part.total
 
     def take(self, *, everything: bool = False) -> list[StepMetrics]:
-        """Return the points that are whole, in order of their steps; with `everything` also those that never will be."""
+        """Return the points that are whole, in order of their steps; with `everything` also the others."""
         found: list[StepMetrics] = []
         for step in sorted(self._parts):
             told = self._parts[step]

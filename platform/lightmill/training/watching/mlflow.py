@@ -95,13 +95,11 @@ class MLflow(MetricsLogger):
         return id
 
     def _ask(self, method: str, path: str, asked: dict[str, Any]) -> dict[str, Any]:
-        how = {"params": asked} if method == "GET" else {"json": asked}
         try:
-            response = self._client.request(method, path, **how)
+            response = self._client.get(path, params=asked) if method == "GET" else self._client.post(path, json=asked)
         except httpx.HTTPError as exc:
-            raise UnavailableError(
-                f"MLflow at {self._client.base_url} does not answer: {exc or type(exc).__name__}."
-            ) from exc
+            said = str(exc) or type(exc).__name__
+            raise UnavailableError(f"MLflow at {self._client.base_url} does not answer: {said}.") from exc
         if response.status_code >= 500:
             raise UnavailableError(f"MLflow at {self._client.base_url} answered {response.status_code} to {path}.")
         if not response.is_success:

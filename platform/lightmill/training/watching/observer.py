@@ -130,7 +130,7 @@ class Observer:
         return found
 
     def _resolve(self) -> None:
-        """Read the values of the period before: on a CUDA device they are computed by now, so nothing waits for them."""
+        """Read the values of the period before: on a CUDA device they are computed by now, and nobody waits."""
         found, self._open = self._open, None
         if found is None:
             return

@@ -1,4 +1,4 @@
-"""Traces some steps of a worker by torch's profiler: the first ten are left alone, since they are not like the others."""
+"""Traces some steps of a worker by torch's profiler; the first ten are left alone, being unlike the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Event files for TensorBoard, in the run's folder on the driver's node. They are plain: values and names of metrics."""
+"""Event files for TensorBoard in the run's folder on the driver's node: names and values of metrics, in plain."""
 
 from __future__ import annotations
 
