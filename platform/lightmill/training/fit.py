@@ -19,13 +19,13 @@ from lightmill.datasets.translate import original_error
 from lightmill.errors import JobError, RequestError, UnavailableError
 from lightmill.models.architectures import build_module
 from lightmill.records.assets import DatasetCard, Provenance, VersionSummary
-from lightmill.records.jobs import EpochMetrics, Progress
+from lightmill.records.jobs import Progress, RunMetrics, StepMetrics
 from lightmill.records.references import AssetKind, VersionId, parse_reference
 from lightmill.records.signature import Architecture
 from lightmill.records.specs import TrainSpec
 from lightmill.registry import OpenVersion, Registry, RegistryLocation
 from lightmill.training.feed import CACHE_BYTES
-from lightmill.training.following import EpochFollower, EpochWriter, OnEpoch
+from lightmill.training.following import EpochWriter, OnEpoch
 from lightmill.training.lanes import Lanes, lane_count
 from lightmill.training.loop import LoopConfig, train_worker
 from lightmill.training.objectives import OBJECTIVES, Objective
@@ -34,6 +34,7 @@ from lightmill.training.register import register_best
 from lightmill.training.rows import Rows
 from lightmill.training.session import read_pointer
 from lightmill.training.strategies import STRATEGIES
+from lightmill.training.watching.follower import OnSteps, RunFollower
 
 SCORE = "validation_loss"
 WAIT_FOR_ROOM_S = 120.0
@@ -41,12 +42,18 @@ NODE_POLL_S = 5.0
 Report = Callable[[Progress], None]
 
 
+def _nothing(points: list[StepMetrics], progress: Progress) -> None:
+    """Hear of steps, and do nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watchers:
-    """Who is told how a run goes."""
+    """Who is told how a run goes; `recorded` returns what of it is sealed with the version."""
 
     report: Report
     on_epoch: OnEpoch
+    on_steps: OnSteps = _nothing
+    recorded: Callable[[], RunMetrics] = RunMetrics
 
 
 def describe_cluster() -> Cluster:
@@ -115,10 +122,12 @@ def train(
         streamed=streamed,
         allow_python=allow_python,
     )
-    result = _fit(config, placement, runs_path, watchers)
+    follower = RunFollower(run, runs_path / run, spec, watchers.on_epoch, watchers.on_steps, watchers.report)
+    result = _fit(config, placement, runs_path, follower)
     best = best_checkpoint(result)
     watchers.report(Progress(phase="register", done=spec.epochs, total=spec.epochs, unit="epochs"))
-    return register_best(spec, objective, rows, dataset, registry, location, best, described)
+    files = follower.files(watchers.recorded())
+    return register_best(spec, objective, rows, dataset, registry, location, best, described, files)
 
 
 def _objective(spec: TrainSpec, card: DatasetCard, dataset: OpenVersion) -> Objective:
@@ -158,17 +167,10 @@ def check_lanes(spec: TrainSpec, dataset: OpenVersion, location: RegistryLocatio
         )
 
 
-def _fit(config: LoopConfig, placement: Placement, runs_path: Path, watchers: Watchers) -> Result:
-    metrics_path = runs_path / config.run / "metrics.jsonl"
-
-    def on_epoch(metrics: EpochMetrics) -> None:
-        watchers.on_epoch(metrics)
-        watchers.report(Progress(phase="train", done=metrics.epoch, total=config.spec.epochs, unit="epochs"))
-
-    trainer = _trainer(config, placement, runs_path, EpochWriter(config.run, metrics_path))
-    with EpochFollower(metrics_path, on_epoch):
+def _fit(config: LoopConfig, placement: Placement, runs_path: Path, follower: RunFollower) -> Result:
+    with follower:
         try:
-            return trainer.fit()
+            return _trainer(config, placement, runs_path, follower).fit()
         except ray.train.TrainingFailedError as exc:
             original = original_error(exc)
             if original is not None:
@@ -176,12 +178,12 @@ def _fit(config: LoopConfig, placement: Placement, runs_path: Path, watchers: Wa
             raise JobError(f"Run {config.run} failed: {str(exc).strip().splitlines()[-1]}") from exc
 
 
-def _trainer(config: LoopConfig, placement: Placement, runs_path: Path, writer: EpochWriter) -> TorchTrainer:
+def _trainer(config: LoopConfig, placement: Placement, runs_path: Path, follower: RunFollower) -> TorchTrainer:
     spec = config.spec
     resources = {"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})
     return TorchTrainer(
         train_worker,
-        train_loop_config={"config": config.model_dump_json()},
+        train_loop_config={"config": config.model_dump_json(), "mailbox": follower.mailbox},
         torch_config=TorchConfig(backend=placement.backend),
         scaling_config=ScalingConfig(
             num_workers=placement.workers, use_gpu=placement.gpus > 0, resources_per_worker=resources
@@ -199,7 +201,7 @@ def _trainer(config: LoopConfig, placement: Placement, runs_path: Path, writer: 
                 max_preemption_failures=-1 if spec.failures.preemption is None else spec.failures.preemption,
                 controller_failure_limit=spec.failures.controller,
             ),
-            callbacks=[writer],
+            callbacks=[EpochWriter(config.run, follower.metrics_path)],
         ),
     )
 
