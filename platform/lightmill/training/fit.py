@@ -90,7 +90,8 @@ def train(
     rows = Rows(objective, card, allow_python=allow_python)
     count = card.profile.splits["train"]
     streamed = rows.row_bytes * count // spec.worker_range.min > CACHE_BYTES
-    lanes = spec.worker_range.max if streamed else lane_count(spec.batch_size, spec.worker_range.max)
+    most = spec.worker_range.max
+    lanes = most if streamed or spec.distribution else lane_count(spec.batch_size, most)
     check_lanes(spec, dataset, location, lanes)
     try:
         placement = place_or_wait(spec, watchers.report)
