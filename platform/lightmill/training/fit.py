@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ import ray
 import ray.train
 import torch
 from ray.autoscaler.sdk import request_resources
-from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
+from ray.exceptions import RayActorError
+from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from lightmill.datasets.dealing import deal_split
@@ -24,21 +26,25 @@ from lightmill.records.references import AssetKind, VersionId, parse_reference
 from lightmill.records.signature import Architecture
 from lightmill.records.specs import TrainSpec
 from lightmill.registry import OpenVersion, Registry, RegistryLocation
+from lightmill.training.failing import EndsOnOwnErrors, failure_config
 from lightmill.training.feed import CACHE_BYTES
 from lightmill.training.following import EpochWriter, OnEpoch
+from lightmill.training.keeping import checkpoints_of, newest_checkpoint, ranked
 from lightmill.training.lanes import Lanes, lane_count
 from lightmill.training.loop import LoopConfig, train_worker
 from lightmill.training.objectives import OBJECTIVES, Objective
 from lightmill.training.placement import DATA_CPUS, Cluster, Placement, place
 from lightmill.training.register import register_best
 from lightmill.training.rows import Rows
-from lightmill.training.session import read_pointer
 from lightmill.training.strategies import STRATEGIES
 from lightmill.training.watching.follower import OnSteps, RunFollower
 
-SCORE = "validation_loss"
 WAIT_FOR_ROOM_S = 120.0
 NODE_POLL_S = 5.0
+RESIZE_S = 30.0
+"""How often a run with a range of workers looks whether more of them fit, in seconds: each change is a restart."""
+
+logger = logging.getLogger("lightmill.training")
 Report = Callable[[Progress], None]
 
 
@@ -88,7 +94,7 @@ def train(
         UnavailableError: The cluster is busy and stayed so.
         JobError: Training failed more often than `failures` allow.
     """
-    dataset = registry.open(registry.resolve(AssetKind.DATASET, parse_reference(spec.dataset)))
+    dataset = registry.open(_dataset_of(spec, run, registry))
     card = dataset.manifest.dataset
     if card is None:
         raise RequestError(f"{dataset.id} is no dataset that can be trained on.")
@@ -123,11 +129,18 @@ def train(
         allow_python=allow_python,
     )
     follower = RunFollower(run, runs_path / run, spec, watchers.on_epoch, watchers.on_steps, watchers.report)
-    result = _fit(config, placement, runs_path, follower)
-    best = best_checkpoint(result)
+    _fit(config, placement, runs_path, follower)
+    best = best_checkpoint(registry, run)
     watchers.report(Progress(phase="register", done=spec.epochs, total=spec.epochs, unit="epochs"))
     files = follower.files(watchers.recorded())
     return register_best(spec, objective, rows, dataset, registry, location, best, described, files)
+
+
+def _dataset_of(spec: TrainSpec, run: str, registry: Registry) -> VersionId:
+    """Return the dataset that the run began with, whose rows keep their order, or else the one that is named."""
+    newest = newest_checkpoint(registry, run)
+    began = registry.open(newest).manifest.provenance.dataset if newest else None
+    return began or registry.resolve(AssetKind.DATASET, parse_reference(spec.dataset))
 
 
 def _objective(spec: TrainSpec, card: DatasetCard, dataset: OpenVersion) -> Objective:
@@ -167,41 +180,44 @@ def check_lanes(spec: TrainSpec, dataset: OpenVersion, location: RegistryLocatio
         )
 
 
-def _fit(config: LoopConfig, placement: Placement, runs_path: Path, follower: RunFollower) -> Result:
+def _fit(config: LoopConfig, placement: Placement, runs_path: Path, follower: RunFollower) -> None:
+    """Train to the end; a controller that dies is begun anew as often as `failures.controller` allows."""
     with follower:
-        try:
-            return _trainer(config, placement, runs_path, follower).fit()
-        except ray.train.TrainingFailedError as exc:
-            original = original_error(exc)
-            if original is not None:
-                raise type(original)(original.message) from exc
-            raise JobError(f"Run {config.run} failed: {str(exc).strip().splitlines()[-1]}") from exc
+        for left in range(config.spec.failures.controller, -1, -1):
+            try:
+                _trainer(config, placement, runs_path, follower).fit()
+            except ray.train.TrainingFailedError as exc:
+                original = original_error(exc)
+                if original is not None:
+                    raise type(original)(original.message) from exc
+                raise JobError(f"Run {config.run} failed: {str(exc).strip().splitlines()[-1]}") from exc
+            except RayActorError as exc:
+                if not left:
+                    raise JobError(f"Run {config.run} failed: the process that leads its workers died.") from exc
+                logger.warning("the process that leads the workers of run %s died; the run goes on", config.run)
+            else:
+                return
 
 
 def _trainer(config: LoopConfig, placement: Placement, runs_path: Path, follower: RunFollower) -> TorchTrainer:
     spec = config.spec
     resources = {"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})
+    range_ = spec.worker_range
     return TorchTrainer(
         train_worker,
         train_loop_config={"config": config.model_dump_json(), "mailbox": follower.mailbox},
         torch_config=TorchConfig(backend=placement.backend),
         scaling_config=ScalingConfig(
-            num_workers=placement.workers, use_gpu=placement.gpus > 0, resources_per_worker=resources
+            num_workers=(range_.min, range_.max) if range_.elastic else placement.workers,
+            use_gpu=placement.gpus > 0,
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=RESIZE_S,
         ),
         run_config=RunConfig(
             name=config.run,
             storage_path=str(runs_path),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=spec.checkpoints.keep_best,
-                checkpoint_score_attribute=SCORE,
-                checkpoint_score_order="min",
-            ),
-            failure_config=FailureConfig(
-                max_failures=spec.failures.worker,
-                max_preemption_failures=-1 if spec.failures.preemption is None else spec.failures.preemption,
-                controller_failure_limit=spec.failures.controller,
-            ),
-            callbacks=[EpochWriter(config.run, follower.metrics_path)],
+            failure_config=failure_config(spec.failures),
+            callbacks=[EpochWriter(config.run, follower.metrics_path), EndsOnOwnErrors()],
         ),
     )
 
@@ -252,13 +268,13 @@ def wait_for_room(placement: Placement, report: Report, wait_s: float = WAIT_FOR
         time.sleep(0.5)
 
 
-def best_checkpoint(result: Result) -> VersionId:
+def best_checkpoint(registry: Registry, run: str) -> VersionId:
     """Return the sealed checkpoint with the lowest validation loss, the earlier one of equals.
 
     Raises:
-        JobError: The run reported none.
+        JobError: The run has none.
     """
-    if not result.best_checkpoints:
-        raise JobError("The run ended without a checkpoint; see its log.")
-    scored = [(metrics[SCORE], metrics["epoch"], checkpoint) for checkpoint, metrics in result.best_checkpoints]
-    return read_pointer(min(scored, key=lambda item: item[:2])[2])
+    found = ranked(checkpoints_of(registry, run))
+    if not found:
+        raise JobError(f"Run {run} ended without a checkpoint; see its log.")
+    return found[0].id

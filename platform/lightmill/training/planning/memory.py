@@ -23,7 +23,13 @@ PARTS = 2
 
 
 def follow_step(
-    spec: TrainSpec, objective: Objective, build: Callable[[], nn.Module], sample: Batch, rows: int, *, real: bool = False
+    spec: TrainSpec,
+    objective: Objective,
+    build: Callable[[], nn.Module],
+    sample: Batch,
+    rows: int,
+    *,
+    real: bool = False,
 ) -> Trace:
     """Follow two steps of a worker that has the whole model.
 
