@@ -93,8 +93,8 @@ def _divisor(strategy: str, field: str, size: int, workers: int) -> int:
     size = size or workers
     if workers % size:
         raise RequestError(
-            f"strategy {strategy}: {field} {size} does not divide {workers} workers; set {field} to a divisor, or change "
-            "`workers`."
+            f"strategy {strategy}: {field} {size} does not divide {workers} workers; set {field} to a divisor, or "
+            "change `workers`."
         )
     return size
 

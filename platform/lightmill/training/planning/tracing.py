@@ -80,7 +80,7 @@ class Recorder(TorchDispatchMode):
         self._place: list[str] = [""]
         self._known: dict[int, tuple[int, weakref.ref[Any]]] = {}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: D105
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for value in tree_leaves(out):
             if isinstance(value, torch.Tensor):

@@ -86,9 +86,7 @@ def _even(sent: float, workers: int) -> Traffic:
     return Traffic(worker_bytes=round(sent), all_bytes=round(sent * workers), busiest_bytes=round(sent))
 
 
-def _served(
-    gradients: int, parameters: int, *, clients: int, servers: int, workers: int, inside: float
-) -> Traffic:
+def _served(gradients: int, parameters: int, *, clients: int, servers: int, workers: int, inside: float) -> Traffic:
     """Return the traffic of clients that push gradients to servers and pull parameters."""
     pushed, pulled = gradients * clients, parameters * clients
     return Traffic(
