@@ -30,8 +30,8 @@ def work(context: JobContext, spec: TrainSpec) -> dict[str, object]:
         Watchers(report=context.report, on_epoch=context.on_epoch, note=notes.append),
         allow_python=context.platform.settings.allow_python_steps,
     )
-    found = {"model_version": str(summary.id), "digest": summary.id.digest, "metrics": summary.metrics}
-    return found | ({"notes": notes} if notes else {})
+    found: dict[str, object] = {"notes": notes} if notes else {}
+    return {"model_version": str(summary.id), "digest": summary.id.digest, "metrics": summary.metrics, **found}
 
 
 def functions(context: JobContext, spec: TrainSpec) -> list[str]:

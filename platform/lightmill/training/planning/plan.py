@@ -29,7 +29,7 @@ from lightmill.training.placement import Cluster, Placement, place
 from lightmill.training.planning.layouts import AnyStrategy, Layers, Layout, layers_of, layout_of
 from lightmill.training.planning.memory import follow_step
 from lightmill.training.planning.rooms import fits, memory_each, size_text
-from lightmill.training.planning.shares import Memory, worker_memory
+from lightmill.training.planning.shares import worker_memory
 from lightmill.training.planning.subject import Subject
 from lightmill.training.planning.timing import Probe, estimated_step_s, probe
 from lightmill.training.planning.tracing import Trace
@@ -103,6 +103,8 @@ def plan_training(subject: Subject, cluster: Cluster, wishes: Wishes, report: Re
         RequestError: The specification fits neither the dataset nor, in its own strategy, the model.
     """
     spec = subject.spec
+    if unknown := sorted(set(wishes.strategies) - set(STRATEGIES)):
+        raise RequestError(f"There is no strategy {unknown[0]!r}; choose from {', '.join(sorted(STRATEGIES))}.")
     shapes = subject.shapes()
     bench = Bench(subject=subject, shapes=shapes, layers=layers_of(shapes))
     placement, refusal = _placed(subject, cluster)
@@ -212,7 +214,12 @@ def _planned(
         strategy=strategy.name,
         chosen=own,
         layout=_layout_text(layout),
-        **_bytes_of(memory),
+        parameter_bytes=memory.parameter_bytes,
+        gradient_bytes=memory.gradient_bytes,
+        optimizer_bytes=memory.optimizer_bytes,
+        activation_bytes=memory.activation_bytes,
+        other_bytes=memory.other_bytes,
+        server_bytes=memory.server_bytes,
         rows_bytes=rows_bytes,
         total_bytes=needed,
         sent_bytes=traffic.worker_bytes,
@@ -222,11 +229,6 @@ def _planned(
         fits=fitting,
         why_not=_why_not(fitting, needed, workers, cluster, placement),
     )
-
-
-def _bytes_of(memory: Memory) -> dict[str, int]:
-    names = ("parameter", "gradient", "optimizer", "activation", "other", "server")
-    return {f"{name}_bytes": getattr(memory, f"{name}_bytes") for name in names}
 
 
 def _step_s(probed: Probe | None, rows: int, layout: Layout, traffic: Traffic, link_gbits: float) -> float | None:
