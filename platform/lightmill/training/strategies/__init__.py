@@ -1,8 +1,23 @@
 """How workers train together, by name: one file each, behind one interface."""
 
 from lightmill.training.strategies.ddp import Ddp
+from lightmill.training.strategies.hybrid_sync import HybridSync
+from lightmill.training.strategies.local_sgd import LocalSgd
+from lightmill.training.strategies.parameter_server import ParameterServer
 from lightmill.training.strategies.port import Part, Setting, State, Strategy
+from lightmill.training.strategies.ring import Ring
 
-STRATEGIES: dict[str, type[Strategy]] = {kind.name: kind for kind in (Ddp,)}
+STRATEGIES: dict[str, type[Strategy]] = {kind.name: kind for kind in (Ddp, ParameterServer, LocalSgd, Ring, HybridSync)}
 
-__all__ = ["STRATEGIES", "Ddp", "Part", "Setting", "State", "Strategy"]
+__all__ = [
+    "STRATEGIES",
+    "Ddp",
+    "HybridSync",
+    "LocalSgd",
+    "ParameterServer",
+    "Part",
+    "Ring",
+    "Setting",
+    "State",
+    "Strategy",
+]
