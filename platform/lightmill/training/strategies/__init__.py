@@ -1,5 +1,6 @@
 """How workers train together, by name: one file each, behind one interface."""
 
+from lightmill.training.strategies.context import Context
 from lightmill.training.strategies.ddp import Ddp
 from lightmill.training.strategies.hybrid_sync import HybridSync
 from lightmill.training.strategies.local_sgd import LocalSgd
