@@ -29,7 +29,6 @@ def see(config: dict[str, Any]) -> None:
     """The training loop: as many steps as batches, each of which says which rows it has."""
     import ray.train
     import torch
-
     from lightmill.training.batches import Batches, step_sizes
 
     class Ids:
@@ -52,13 +51,13 @@ def see(config: dict[str, Any]) -> None:
 def main() -> None:
     settings = Settings(home=Path(sys.argv[1]))
     with connect(settings):
+        from lightmill.training.batches import CACHE_BYTES
         from ray.train import DataConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
         from lightmill.datasets.dealing import distribute_split
         from lightmill.records.references import AssetKind, parse_reference
         from lightmill.records.splitting import DistributionSpec
-        from lightmill.training.batches import CACHE_BYTES
 
         platform = open_platform(settings)
         id = platform.registry.resolve(AssetKind.DATASET, parse_reference(sys.argv[2]))

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from lightmill.training.batches import CACHE_BYTES, Batches
 
 from lightmill.datasets.carried import STORED, stored_columns, training_preparation
 from lightmill.errors import RequestError
 from lightmill.models.preparation import Preparation, Resources, fit
 from lightmill.records.assets import DatasetCard
 from lightmill.records.signature import Architecture
-from lightmill.training.batches import CACHE_BYTES, Batches
 from lightmill.training.objectives import CrossEntropy
 from lightmill.training.rows import Rows
 from tests.attacks.scene import dataset_card

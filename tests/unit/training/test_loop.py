@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightmill.training.batches import CACHE_BYTES, Batches, cut_tables, read_all, step_sizes
 from ray.train import Checkpoint
 from torch import nn
 from torch.nn import functional
@@ -21,7 +22,6 @@ from lightmill.records.assets import Provenance, RunCard
 from lightmill.records.references import AssetKind
 from lightmill.records.signature import Architecture
 from lightmill.registry import RegistryLocation
-from lightmill.training.batches import CACHE_BYTES, Batches, cut_tables, read_all, step_sizes
 from lightmill.training.checkpoints import (
     POINTER_FILE,
     load_model_state,
