@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from lightmill.training.batches import CACHE_BYTES, Batches
 
 from lightmill.datasets.carried import STORED, stored_columns, training_preparation
 from lightmill.errors import RequestError
