@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import pickle
 import secrets
+import socket
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener, wait
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from lightmill.errors import LightmillError, UnavailableError
@@ -38,22 +41,35 @@ class Listening:
         key = secrets.token_bytes(32)
         self._listeners = [Listener(("127.0.0.1", 0), backlog=setting.workers + 1, authkey=key) for _ in dealt]
         self.address = Address(ports=tuple(int(one.address[1]) for one in self._listeners), key=key)
-        for listener, values in zip(self._listeners, dealt, strict=True):
-            Thread(target=_accept, args=(listener, Server(setting, values)), daemon=True).start()
+        self._ended = Event()
+        self._threads = [
+            Thread(target=self._accept, args=(listener, Server(setting, values)), daemon=True)
+            for listener, values in zip(self._listeners, dealt, strict=True)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """Take no more links; those that are there end with their workers."""
-        for listener in self._listeners:
-            listener.close()
-
-
-def _accept(listener: Listener, server: Server) -> None:
-    while True:
-        try:
-            link = listener.accept()
-        except _GONE:
+        if self._ended.is_set():
             return
-        Thread(target=_answer, args=(link, server), daemon=True).start()
+        self._ended.set()
+        for port, thread in zip(self.address.ports, self._threads, strict=True):
+            with suppress(OSError):  # it may have ended with the last link
+                socket.create_connection(("127.0.0.1", port)).close()  # wakes the thread that waits for links
+            thread.join()
+
+    def _accept(self, listener: Listener, server: Server) -> None:
+        with listener:
+            while True:
+                try:
+                    link = listener.accept()
+                except (*_GONE, AuthenticationError):
+                    link = None  # it went away, or does not know the key
+                if self._ended.is_set():
+                    return
+                if link is not None:
+                    Thread(target=_answer, args=(link, server), daemon=True).start()
 
 
 def _answer(link: Connection, server: Server) -> None:
