@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightmill.catalog import Catalog
@@ -35,9 +35,9 @@ def test_a_long_run_keeps_a_bounded_number_of_points_evenly(catalog: Catalog) ->
         catalog.runs.record_steps([point(10 * step) for step in range(start + 1, start + 26)], most=100)
         catalog.runs.record_steps([point(10 * start + 1, run="other")], most=100)
     steps = [found.step for found in catalog.runs.steps("r")]
-    assert 50 <= len(steps) <= 100 and steps[-1] == 10_000
+    assert 25 <= len(steps) <= 100 and steps[-1] == 10_000
     gaps = [later - earlier for earlier, later in pairwise(steps)]
-    assert max(gaps) <= 10_000 / 50 * 2
+    assert max(gaps) <= 256 + 10
     assert len(catalog.runs.steps("other")) == 40
 
 
@@ -48,11 +48,12 @@ def test_points_of_one_report_are_kept_all_or_none(catalog: Catalog) -> None:
     assert catalog.runs.steps("r") == []
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.sets(st.integers(1, 10**9), min_size=1, max_size=300), st.integers(1, 100))
 def test_thinning_keeps_one_point_of_each_part_and_the_last(numbers: set[int], parts: int) -> None:
     ordered = sorted(numbers)
     left = sorted(numbers - set(surplus(ordered, parts)))
     assert left[-1] == ordered[-1]
-    part_of = [(number - 1) * parts // ordered[-1] for number in left]
-    assert part_of == sorted(set(part_of)) and len(left) <= parts
-    assert set(part_of) == {(number - 1) * parts // ordered[-1] for number in ordered}
+    assert len(left) <= parts
+    width = next(2**power for power in range(40) if 2**power * parts >= ordered[-1])
+    assert [(number - 1) // width for number in left] == sorted({(number - 1) // width for number in ordered})

@@ -97,7 +97,7 @@ def _plot(name: str, unit: str, lines: Mapping[str, Line]) -> str:
 
     def place(x: float, y: float) -> str:
         across = (x - x0) / (x1 - x0) if x1 > x0 else 0.5
-        up = (y - y0) / (y1 - y0) if y1 > y0 else 0.5
+        up = (y / 2 - y0 / 2) / (y1 / 2 - y0 / 2) if y1 > y0 else 0.5  # halves, since a difference may overflow
         return f"{LEFT + across * (WIDTH - LEFT - 6):.1f},{BASE - up * (BASE - TOP):.1f}"
 
     body = (
@@ -128,7 +128,7 @@ def thinned(line: Line, most: int = DRAWN_MAX) -> list[tuple[float, float]]:
     found = []
     for part in range(most):
         some = line[part * len(line) // most : (part + 1) * len(line) // most]
-        found.append((sum(x for x, _ in some) / len(some), sum(y for _, y in some) / len(some)))
+        found.append((sum(x / len(some) for x, _ in some), sum(y / len(some) for _, y in some)))
     return found
 
 

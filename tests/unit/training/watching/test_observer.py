@@ -74,7 +74,7 @@ def batches(clocks: Clocks, count: int, slow_s: float = 0.0) -> Iterator[tuple[t
 
 
 def losses(*values: float) -> Sequence[Step]:
-    return [Step(loss=torch.tensor(value, requires_grad=True), count=ROWS // len(values)) for value in values]
+    return [Step(loss=torch.tensor(float(value), requires_grad=True), count=ROWS // len(values)) for value in values]
 
 
 def test_a_point_is_the_mean_over_its_steps_with_the_time_that_went_into_waiting() -> None:
