@@ -214,7 +214,7 @@ def _trainer(config: LoopConfig, placement: Placement, runs_path: Path, writer: 
             name=config.run,
             storage_path=str(runs_path),
             failure_config=failure_config(spec.failures),
-            callbacks=[writer, EndsOnOwnErrors()],
+            callbacks=[writer, EndsOnOwnErrors()],  # pyright: ignore[reportArgumentType] - it takes its own kinds too
         ),
     )
 
