@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
@@ -21,7 +21,7 @@ class Exchange:
         """Make the group, if there is more than one worker."""
         self._leads = team.leads
         self._world = team.world
-        self._group = dist.new_group(backend="gloo") if team.world > 1 else None
+        self._group: Any = dist.new_group(backend="gloo") if team.world > 1 else None
 
     def gathered(self, value: T) -> list[T]:
         """Return the values of all workers by rank, on every worker."""

@@ -204,7 +204,10 @@ def _trainer(config: LoopConfig, placement: Placement, runs_path: Path, follower
             name=config.run,
             storage_path=str(runs_path),
             failure_config=failure_config(spec.failures),
-            callbacks=[EpochWriter(config.run, follower.metrics_path), EndsOnOwnErrors()],
+            callbacks=[  # pyright: ignore[reportArgumentType] - it takes its own kinds too
+                EpochWriter(config.run, follower.metrics_path),
+                EndsOnOwnErrors(),
+            ],
         ),
     )
 
