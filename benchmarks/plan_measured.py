@@ -90,7 +90,7 @@ def _tensors(spec: TrainSpec, asked: dict[str, Any]) -> int:
 
 
 def _make_rows(spec: TrainSpec, asked: dict[str, Any]) -> None:
-    global ROWS  # noqa: PLW0603 - they lie outside of what is measured
+    global ROWS
     ROWS = rows_of(objective_of(spec, asked["dataset"]), asked["dataset"], 2 * spec.batch_size)
 
 
