@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,58 +10,56 @@ from pathlib import Path
 import ray
 import ray.train
 import torch
-from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayActorError
-from ray.train import RunConfig, ScalingConfig
+from ray.train import RunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from lightmill.datasets.dealing import deal_split
 from lightmill.datasets.translate import original_error
-from lightmill.errors import JobError, RequestError, UnavailableError
+from lightmill.errors import JobError, RequestError
 from lightmill.models.architectures import build_module
 from lightmill.records.assets import DatasetCard, Provenance, VersionSummary
-from lightmill.records.jobs import EpochMetrics, Progress
+from lightmill.records.jobs import Progress, RunMetrics, StepMetrics
 from lightmill.records.references import AssetKind, VersionId, parse_reference
 from lightmill.records.signature import Architecture
 from lightmill.records.specs import TrainSpec
 from lightmill.registry import OpenVersion, Registry, RegistryLocation
 from lightmill.training.failing import EndsOnOwnErrors, failure_config
 from lightmill.training.feed import CACHE_BYTES
-from lightmill.training.following import EpochFollower, EpochWriter, OnEpoch
+from lightmill.training.following import EpochWriter, OnEpoch
 from lightmill.training.keeping import checkpoints_of, newest_checkpoint, ranked
 from lightmill.training.lanes import Lanes, lane_count
 from lightmill.training.loop import LoopConfig, train_worker
 from lightmill.training.objectives import OBJECTIVES, Objective
-from lightmill.training.placement import DATA_CPUS, Cluster, Placement, place
+from lightmill.training.placement import Placement
+from lightmill.training.planning.refusing import refuse_too_large
+from lightmill.training.planning.subject import Subject
 from lightmill.training.register import register_best
 from lightmill.training.rows import Rows
 from lightmill.training.strategies import STRATEGIES
-
-WAIT_FOR_ROOM_S = 120.0
-NODE_POLL_S = 5.0
-RESIZE_S = 30.0
-"""How often a run with a range of workers looks whether more of them fit, in seconds: each change is a restart."""
+from lightmill.training.waiting import describe_cluster, find_place, scaling_of
+from lightmill.training.watching.follower import OnSteps, RunFollower
 
 logger = logging.getLogger("lightmill.training")
 Report = Callable[[Progress], None]
 
 
+def _nothing(points: list[StepMetrics], progress: Progress) -> None:
+    """Hear of steps, and do nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watchers:
-    """Who is told how a run goes."""
+    """Who is told how a run goes.
+
+    `recorded` returns what of it is sealed with the version; `note` gets what the job's result should say besides.
+    """
 
     report: Report
     on_epoch: OnEpoch
-
-
-def describe_cluster() -> Cluster:
-    """Return what Ray's live nodes offer."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return Cluster(
-        node_cpus=tuple(float(node.get("CPU", 0)) for node in nodes),
-        node_gpus=tuple(float(node.get("GPU", 0)) for node in nodes),
-        accelerators=frozenset(key for node in nodes for key in node if key.startswith("accelerator_type:")),
-    )
+    on_steps: OnSteps = _nothing
+    recorded: Callable[[], RunMetrics] = RunMetrics
+    note: Callable[[str], None] = lambda _: None
 
 
 def train(
@@ -91,7 +88,7 @@ def train(
     card = dataset.manifest.dataset
     if card is None:
         raise RequestError(f"{dataset.id} is no dataset that can be trained on.")
-    objective = _objective(spec, card, dataset)
+    objective = objective_of(spec, card, dataset)
     check_strategy(spec, objective.architecture)
     rows = Rows(objective, card, allow_python=allow_python)
     count = card.profile.splits["train"]
@@ -99,12 +96,11 @@ def train(
     most = spec.worker_range.max
     lanes = most if streamed or spec.distribution else lane_count(spec.batch_size, most)
     check_lanes(spec, dataset, location, lanes)
-    try:
-        placement = place_or_wait(spec, watchers.report)
-        wait_for_room(placement, watchers.report)
-    finally:
-        if spec.resources.wait_for_nodes_s:
-            request_resources(bundles=[])  # the request would outlive this job; the placement group holds the nodes
+    placement = find_place(spec, watchers.report, streamed=streamed)
+    subject = Subject(spec=spec, dataset=dataset, location=location, objective=objective, rows=rows)
+    refuse_too_large(subject, placement, describe_cluster())
+    for said in placement.notes:
+        watchers.note(said)
     watchers.report(Progress(phase=f"start {placement}", done=0, total=spec.epochs, unit="epochs"))
     described = provenance.model_copy(update={"dataset": dataset.id, "run": run})
     config = LoopConfig(
@@ -121,10 +117,12 @@ def train(
         streamed=streamed,
         allow_python=allow_python,
     )
-    _fit(config, placement, runs_path, watchers)
+    follower = RunFollower(run, runs_path / run, spec, watchers.on_epoch, watchers.on_steps, watchers.report)
+    _fit(config, placement, runs_path, follower)
     best = best_checkpoint(registry, run)
     watchers.report(Progress(phase="register", done=spec.epochs, total=spec.epochs, unit="epochs"))
-    return register_best(spec, objective, rows, dataset, registry, location, best, described)
+    files = follower.files(watchers.recorded())
+    return register_best(spec, objective, rows, dataset, registry, location, best, described, files)
 
 
 def _dataset_of(spec: TrainSpec, run: str, registry: Registry) -> VersionId:
@@ -134,7 +132,12 @@ def _dataset_of(spec: TrainSpec, run: str, registry: Registry) -> VersionId:
     return began or registry.resolve(AssetKind.DATASET, parse_reference(spec.dataset))
 
 
-def _objective(spec: TrainSpec, card: DatasetCard, dataset: OpenVersion) -> Objective:
+def objective_of(spec: TrainSpec, card: DatasetCard, dataset: OpenVersion) -> Objective:
+    """Return what a run minimizes, with the sizes that its dataset decides.
+
+    Raises:
+        RequestError: Dataset, objective and architecture do not go together.
+    """
     try:
         return OBJECTIVES[spec.objective](card, spec.architecture)
     except RequestError as exc:
@@ -171,18 +174,12 @@ def check_lanes(spec: TrainSpec, dataset: OpenVersion, location: RegistryLocatio
         )
 
 
-def _fit(config: LoopConfig, placement: Placement, runs_path: Path, watchers: Watchers) -> None:
+def _fit(config: LoopConfig, placement: Placement, runs_path: Path, follower: RunFollower) -> None:
     """Train to the end; a controller that dies is begun anew as often as `failures.controller` allows."""
-    metrics_path = runs_path / config.run / "metrics.jsonl"
-
-    def on_epoch(metrics: EpochMetrics) -> None:
-        watchers.on_epoch(metrics)
-        watchers.report(Progress(phase="train", done=metrics.epoch, total=config.spec.epochs, unit="epochs"))
-
-    with EpochFollower(metrics_path, on_epoch):
+    with follower:
         for left in range(config.spec.failures.controller, -1, -1):
             try:
-                _trainer(config, placement, runs_path, EpochWriter(config.run, metrics_path)).fit()
+                _trainer(config, placement, runs_path, follower).fit()
             except ray.train.TrainingFailedError as exc:
                 original = original_error(exc)
                 if original is not None:
@@ -196,73 +193,23 @@ def _fit(config: LoopConfig, placement: Placement, runs_path: Path, watchers: Wa
                 return
 
 
-def _trainer(config: LoopConfig, placement: Placement, runs_path: Path, writer: EpochWriter) -> TorchTrainer:
+def _trainer(config: LoopConfig, placement: Placement, runs_path: Path, follower: RunFollower) -> TorchTrainer:
     spec = config.spec
-    resources = {"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})
-    range_ = spec.worker_range
     return TorchTrainer(
         train_worker,
-        train_loop_config={"config": config.model_dump_json()},
+        train_loop_config={"config": config.model_dump_json(), "mailbox": follower.mailbox},
         torch_config=TorchConfig(backend=placement.backend),
-        scaling_config=ScalingConfig(
-            num_workers=(range_.min, range_.max) if range_.elastic else placement.workers,
-            use_gpu=placement.gpus > 0,
-            resources_per_worker=resources,
-            elastic_resize_monitor_interval_s=RESIZE_S,
-        ),
+        scaling_config=scaling_of(placement),
         run_config=RunConfig(
             name=config.run,
             storage_path=str(runs_path),
             failure_config=failure_config(spec.failures),
-            callbacks=[writer, EndsOnOwnErrors()],  # pyright: ignore[reportArgumentType] - it takes its own kinds too
+            callbacks=[  # pyright: ignore[reportArgumentType] - it takes its own kinds too
+                EpochWriter(config.run, follower.metrics_path),
+                EndsOnOwnErrors(),
+            ],
         ),
     )
-
-
-def place_or_wait(spec: TrainSpec, report: Report) -> Placement:
-    """Place a run on the cluster as it is, or, if the specification waits for nodes, as it becomes.
-
-    Raises:
-        RequestError: The cluster cannot hold it, and no node that could came in time.
-    """
-    end = time.monotonic() + spec.resources.wait_for_nodes_s
-    while True:
-        try:
-            return place(spec, describe_cluster())
-        except RequestError:
-            if time.monotonic() >= end:
-                raise
-        gpus = spec.resources.gpus if isinstance(spec.resources.gpus, float) else 0.0
-        bundle = {"CPU": spec.resources.cpus} | ({"GPU": gpus} if gpus else {})
-        request_resources(bundles=[bundle] * spec.worker_range.min)
-        report(Progress(phase="wait for nodes", unit="epochs"))
-        time.sleep(NODE_POLL_S)
-
-
-def wait_for_room(placement: Placement, report: Report, wait_s: float = WAIT_FOR_ROOM_S) -> None:
-    """Return when the cluster has the placement's resources free.
-
-    Raises:
-        UnavailableError: Others hold them for longer than `wait_s` seconds.
-    """
-    needed = {
-        "CPU": placement.workers * placement.cpus + DATA_CPUS,
-        "GPU": placement.workers * placement.gpus,
-    }
-    end = time.monotonic() + wait_s
-    while True:
-        free = ray.available_resources()
-        short = {k: v - free.get(k, 0.0) for k, v in needed.items() if v > free.get(k, 0.0) + 1e-6}
-        if not short:
-            return
-        lacking = ", ".join(f"{value:g} {key}" for key, value in short.items())
-        if time.monotonic() > end:
-            raise UnavailableError(
-                f"The cluster stayed busy for {wait_s:g} s: {lacking} more must be free for {placement}. Try again "
-                "later, lower `workers`, or add nodes."
-            )
-        report(Progress(phase=f"wait for {lacking}", unit="epochs"))
-        time.sleep(0.5)
 
 
 def best_checkpoint(registry: Registry, run: str) -> VersionId:

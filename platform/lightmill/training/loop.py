@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +42,9 @@ from lightmill.training.strategies import STRATEGIES, Setting, Strategy
 from lightmill.training.stream import StreamedFeed
 from lightmill.training.tally import Tally
 from lightmill.training.team import Team
+from lightmill.training.watching.mailbox import RayTell
+from lightmill.training.watching.observer import Observer
+from lightmill.training.watching.parts import Tell
 from lightmill.training.weighing import cut, weighed
 
 LOOK_S = 2.0
@@ -67,21 +71,23 @@ class LoopConfig(Record):
     allow_python: bool = False
 
 
-def train_worker(config: dict[str, str]) -> None:
-    """Train; the entry that Ray Train calls in every worker."""
+def train_worker(config: dict[str, Any]) -> None:
+    """Train; the entry that Ray Train calls in every worker. `mailbox` is the handle of one, if steps are watched."""
     found = LoopConfig.model_validate_json(config["config"])
     context = get_context()
     device = get_device() if found.device == "cuda" else torch.device("cpu")
     team = Team(
         rank=context.get_world_rank(), world=context.get_world_size(), device=device, node=context.get_node_rank()
     )
-    run_epochs(found, team, RaySession(found.location, found.run))
+    mailbox = config.get("mailbox")
+    tell = RayTell(mailbox) if mailbox is not None else None
+    run_epochs(found, team, RaySession(found.location, found.run), tell)
 
 
-def run_epochs(config: LoopConfig, team: Team, session: Session) -> None:
-    """Train all epochs that are not done yet, reporting each."""
+def run_epochs(config: LoopConfig, team: Team, session: Session, tell: Tell | None = None) -> None:
+    """Train all epochs that are not done yet, reporting each; `tell` hears of steps."""
     torch.set_num_threads(config.threads)
-    worker = Worker(config, team, session)
+    worker = Worker(config, team, session, tell)
     try:
         worker.train()
     finally:
@@ -100,7 +106,7 @@ class Epoch:
 class Worker:
     """One worker of a run, from its data to its reports."""
 
-    def __init__(self, config: LoopConfig, team: Team, session: Session) -> None:
+    def __init__(self, config: LoopConfig, team: Team, session: Session, tell: Tell | None = None) -> None:
         """Read this worker's rows, build the model, and take over the last checkpoint if there is one."""
         self._config = config
         self._spec = config.spec
@@ -134,6 +140,7 @@ class Worker:
         self._guard = Guard(team.rank, team.device, self._feed.row_ids, lambda: self._sealer.last)
         self._notice = Notice(session, self._exchange)
         self._validation = self._validation_rows(dataset)
+        self._watch = Observer(self._strategy, tell)
         gc.collect()
         gc.freeze()  # what is loaded now stays; the collector need not walk a million objects between steps
 
@@ -143,13 +150,15 @@ class Worker:
             first = self._position.step if epoch == self._position.epoch else 0
             done = self._epoch(epoch, first)
             self._strategy.end_epoch()
-            metrics = epoch_metrics(self._objective, done) | self._evaluated() | self._strategy.measured()
+            metrics = epoch_metrics(self._objective, done) | self._watch.epoch_metrics()
+            metrics |= self._evaluated() | self._strategy.measured()
             if not math.isfinite(metrics[SCORE]):
                 raise JobError(f"Training diverged: {SCORE} is {metrics[SCORE]} after epoch {epoch + 1}.")
             self._carried = None
             metrics |= {"epoch": epoch + 1}
             self._session.report(metrics)
             self._sealer.seal(self._strategy.state(), Position(epoch=epoch + 1, step=0), metrics, None)
+        self._watch.finish()
         self._sealer.finish()
 
     def close(self) -> None:
@@ -161,12 +170,13 @@ class Worker:
         started = 0.0
         step = first_step
         self._draw_anew(number, first_step)
-        for step, batch in enumerate(self._feed.epoch(number, first_step), first_step):
+        for step, batch in enumerate(self._watch.feeding(self._feed.epoch(number, first_step)), first_step):
             started = started or time.perf_counter()
-            parts = weighed(self._strategy, cut(batch, self._spec.accumulate), self._lanes.rows(step))
-            steps = self._strategy.step(parts)
-            self._guard.see(number, step, steps)
-            tally.add(steps)
+            rows = self._lanes.rows(step)
+            counted = self._strategy.step(weighed(self._strategy, cut(batch, self._spec.accumulate), rows))
+            self._guard.see(number, step, counted)
+            tally.add(counted)
+            self._watch.stepped(number, step, rows, counted)
             if step + 1 < self._lanes.steps and self._due(number, step + 1):
                 self._guard.look()
                 position = Position(epoch=number, step=step + 1)
