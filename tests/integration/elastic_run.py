@@ -38,7 +38,7 @@ class Written:
         return self._feed.row_ids(epoch, step)
 
 
-def written_worker(config: dict[str, str]) -> None:
+def written_worker(config: dict[str, Any]) -> None:
     """Train as every worker does, with a feed that writes."""
     import ray.train
     import torch
@@ -64,7 +64,7 @@ def main() -> None:
 
     from lightmill.records.assets import Provenance
     from lightmill.records.specs import TrainSpec
-    from lightmill.training import fit
+    from lightmill.training import fit, waiting
     from lightmill.wiring import open_platform
     from tests.integration.numbers import train_spec
 
@@ -75,7 +75,7 @@ def main() -> None:
     platform = open_platform(settings)
     seen = folder / "seen"
     seen.mkdir()
-    fit.RESIZE_S = 3.0
+    waiting.RESIZE_S = 3.0
     fit.train_worker = written_worker
     spec = TrainSpec.model_validate(
         train_spec(

@@ -20,7 +20,7 @@ from ray.train.torch import get_device
 
 from lightmill.datasets.dealing import deal_split
 from lightmill.datasets.reading import open_version, split_files
-from lightmill.errors import IntegrityError, JobError, RequestError
+from lightmill.errors import IntegrityError, JobError, NotFoundError, RequestError, UnavailableError
 from lightmill.models.architectures import seeded
 from lightmill.records.assets import Provenance
 from lightmill.records.base import Record
@@ -224,7 +224,11 @@ class Worker:
         version = self._exchange.from_leader(self._session.checkpoint() if self._team.leads else None)
         if version is None:
             return Position(epoch=0, step=0), None
-        loaded = load_state(self._config.location.open().open(version), self._strategy.state())
+        try:
+            found = self._config.location.open().open(version)
+        except NotFoundError as exc:  # workers that were not gone yet have put another one in its place
+            raise UnavailableError(f"Checkpoint {version} was replaced just now; try again.") from exc
+        loaded = load_state(found, self._strategy.state())
         self._strategy.load_state(loaded.state)
         self._sealer.last = version
         return loaded.position, loaded.totals
