@@ -24,15 +24,17 @@ from lightmill.records.references import AssetKind, VersionId, parse_reference
 from lightmill.records.signature import Architecture
 from lightmill.records.specs import TrainSpec
 from lightmill.registry import OpenVersion, Registry, RegistryLocation
+from lightmill.training.checks import check_data
 from lightmill.training.feed import CACHE_BYTES
 from lightmill.training.following import EpochFollower, EpochWriter, OnEpoch
 from lightmill.training.lanes import Lanes, lane_count
 from lightmill.training.loop import LoopConfig, train_worker
-from lightmill.training.objectives import OBJECTIVES, Objective
+from lightmill.training.objectives import Objective, build_objective
 from lightmill.training.placement import DATA_CPUS, Cluster, Placement, place
 from lightmill.training.register import register_best
 from lightmill.training.rows import Rows
 from lightmill.training.session import read_pointer
+from lightmill.training.starting import check_start, start_version
 from lightmill.training.strategies import STRATEGIES
 
 SCORE = "validation_loss"
@@ -85,8 +87,10 @@ def train(
     card = dataset.manifest.dataset
     if card is None:
         raise RequestError(f"{dataset.id} is no dataset that can be trained on.")
-    objective = _objective(spec, card, dataset)
-    check_strategy(spec, objective.architecture)
+    objective = _objective(spec, card, dataset, allow_python)
+    base = start_version(spec, registry)
+    check_data(spec, objective, card, dataset, location)
+    check_strategy(spec, objective.architecture, base, allow_python=allow_python)
     rows = Rows(objective, card, allow_python=allow_python)
     count = card.profile.splits["train"]
     streamed = rows.row_bytes * count // spec.worker_range.min > CACHE_BYTES
@@ -100,7 +104,7 @@ def train(
         if spec.resources.wait_for_nodes_s:
             request_resources(bundles=[])  # the request would outlive this job; the placement group holds the nodes
     watchers.report(Progress(phase=f"start {placement}", done=0, total=spec.epochs, unit="epochs"))
-    described = provenance.model_copy(update={"dataset": dataset.id, "run": run})
+    described = provenance.model_copy(update={"dataset": dataset.id, "run": run, "base": base.id if base else None})
     config = LoopConfig(
         spec=spec,
         architecture=objective.architecture,
@@ -108,6 +112,7 @@ def train(
         run_folder=str(runs_path / run),
         location=location,
         dataset=dataset.id,
+        base=base.id if base else None,
         provenance=described,
         device=placement.device,
         threads=max(1, int(placement.cpus)),
@@ -118,24 +123,28 @@ def train(
     result = _fit(config, placement, runs_path, watchers)
     best = best_checkpoint(result)
     watchers.report(Progress(phase="register", done=spec.epochs, total=spec.epochs, unit="epochs"))
-    return register_best(spec, objective, rows, dataset, registry, location, best, described)
+    return register_best(spec, objective, rows, dataset, registry, location, best, described, allow_python=allow_python)
 
 
-def _objective(spec: TrainSpec, card: DatasetCard, dataset: OpenVersion) -> Objective:
+def _objective(spec: TrainSpec, card: DatasetCard, dataset: OpenVersion, allow_python: bool) -> Objective:
     try:
-        return OBJECTIVES[spec.objective](card, spec.architecture)
+        return build_objective(spec, card, allow_python=allow_python)
     except RequestError as exc:
         raise RequestError(f"Training on {dataset.id} is refused: {exc.message}") from exc
 
 
-def check_strategy(spec: TrainSpec, architecture: Architecture) -> None:
+def check_strategy(
+    spec: TrainSpec, architecture: Architecture, base: OpenVersion | None = None, *, allow_python: bool = False
+) -> None:
     """Refuse a strategy that the model cannot be trained by, for any number of workers that the run may have.
 
     Raises:
-        RequestError: The architecture cannot be built, it has no plan for the strategy, or sizes do not divide.
+        RequestError: The architecture cannot be built, the weights of `base` do not fit it, it has no plan for the
+            strategy, or sizes do not divide.
     """
     with torch.device("meta"):
-        module = build_module(architecture)
+        module = build_module(architecture, allow_python=allow_python)
+    check_start(spec, module, base)
     for workers in {spec.worker_range.min, spec.worker_range.max}:
         STRATEGIES[spec.strategy.name].check(spec, module, workers)
 

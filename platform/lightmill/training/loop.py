@@ -21,7 +21,6 @@ from ray.train.torch import get_device
 from lightmill.datasets.dealing import deal_split
 from lightmill.datasets.reading import open_version, split_files
 from lightmill.errors import IntegrityError, RequestError
-from lightmill.models.architectures import seeded
 from lightmill.records.assets import Provenance, RunCard
 from lightmill.records.base import Record
 from lightmill.records.references import VersionId
@@ -32,9 +31,12 @@ from lightmill.registry import OpenVersion, RegistryLocation
 from lightmill.training.checkpoints import Position, load_state, seal_state
 from lightmill.training.feed import Feed, KeptFeed, Origin, whole_batch
 from lightmill.training.lanes import Lanes
-from lightmill.training.objectives import OBJECTIVES, Batch, Objective
+from lightmill.training.objectives import Batch, Objective, build_objective
 from lightmill.training.rows import Rows
+from lightmill.training.scores import Scores
 from lightmill.training.session import RaySession, Session
+from lightmill.training.starting import first_module
+from lightmill.training.stopping import EarlyStopping
 from lightmill.training.strategies import STRATEGIES, Setting, Strategy
 from lightmill.training.stream import StreamedFeed
 from lightmill.training.tally import Tally
@@ -45,7 +47,8 @@ from lightmill.training.weighing import cut, weighed
 class LoopConfig(Record):
     """Everything a worker needs; it is visible in Ray's state API and holds no secret.
 
-    `lanes` are those the rows are dealt to, `streamed` whether rows stay on the store between epochs.
+    `base` is the version that the run starts from, `lanes` those the rows are dealt to, `streamed` whether rows stay on
+    the store between epochs.
     """
 
     spec: TrainSpec
@@ -54,6 +57,7 @@ class LoopConfig(Record):
     run_folder: str
     location: RegistryLocation
     dataset: VersionId
+    base: VersionId | None = None
     provenance: Provenance
     device: str
     threads: int
@@ -106,14 +110,14 @@ class Worker:
         card = dataset.manifest.dataset
         if card is None:
             raise IntegrityError(f"{config.dataset} carries no card; it was published by something else.")
-        self._objective = OBJECTIVES[self._spec.objective](card, config.architecture)
+        self._objective = build_objective(self._spec, card, config.architecture, allow_python=config.allow_python)
         self._rows = Rows(self._objective, card, allow_python=config.allow_python)
         origin = training_rows(dataset, config)
         self._lanes = Lanes([len(places) for places in origin.places], self._spec.batch_size)
         self._strategy = STRATEGIES[self._spec.strategy.name](
             Setting(spec=self._spec, team=team, objective=self._objective, epoch_steps=self._lanes.steps)
         )
-        self._strategy.prepare(seeded(self._spec.seed, config.architecture))
+        self._strategy.prepare(first_module(self._spec, config.architecture, self._base(), config.allow_python))
         self._position, self._carried = self._resumed()
         share = self._lanes.share(self._strategy.data_rank, self._strategy.data_world)
         feed = StreamedFeed if config.streamed else KeptFeed
@@ -123,13 +127,18 @@ class Worker:
         gc.freeze()  # what is loaded now stays; the collector need not walk a million objects between steps
 
     def train(self) -> None:
-        """Run the epochs that are left."""
+        """Run the epochs that are left, or as many as early stopping lets."""
+        if self._stopping.stops:
+            return
         for epoch in range(self._position.epoch, self._spec.epochs):
             done = self._epoch(epoch, self._position.step)
             self._strategy.end_epoch()
             metrics = epoch_metrics(self._objective, done) | self._evaluated() | self._strategy.measured()
+            metrics |= self._stopping.observe(metrics)
             self._report(Position(epoch=epoch + 1, step=0), metrics | {"epoch": epoch + 1})
             self._carried = None
+            if self._stopping.stops:
+                return
 
     def close(self) -> None:
         """End what the strategy started."""
@@ -151,10 +160,12 @@ class Worker:
 
     def _evaluated(self) -> dict[str, float]:
         """Return loss and metrics of the validation split, computed by all workers."""
-        tally = Tally(self._objective)
+        tally, scores = Tally(self._objective), Scores(self._objective, self._team.device)
         for batch in self._validation:
-            tally.add(self._strategy.infer(batch))
-        found = self._objective.metrics(self._strategy.combined(tally.totals()))
+            steps = self._strategy.infer(batch)
+            tally.add(steps)
+            scores.add(steps)
+        found = self._objective.metrics(self._strategy.combined(tally.totals())) | scores.found()
         return {f"validation_{name}": value for name, value in found.items()}
 
     def _validation_rows(self, dataset: OpenVersion) -> list[Batch]:
@@ -167,11 +178,18 @@ class Worker:
         together = self._objective.rows_together(self._spec.batch_size // world or 1)
         return cut(whole, math.ceil(math.ceil(rows / world) / together))
 
+    def _base(self) -> OpenVersion | None:
+        return None if self._config.base is None else self._config.location.open().open(self._config.base)
+
     def _resumed(self) -> tuple[Position, torch.Tensor | None]:
         version = self._session.checkpoint()
+        self._stopping = EarlyStopping(self._spec.early_stopping, {})
         if version is None:
             return Position(epoch=0, step=0), None
-        loaded = load_state(self._config.location.open().open(version), self._strategy.state())
+        opened = self._config.location.open().open(version)
+        if opened.manifest.run is not None:
+            self._stopping = EarlyStopping(self._spec.early_stopping, opened.manifest.run.metrics)
+        loaded = load_state(opened, self._strategy.state())
         self._strategy.load_state(loaded.state)
         return loaded.position, loaded.totals
 
@@ -218,14 +236,16 @@ def epoch_metrics(objective: Objective, done: Epoch) -> dict[str, float]:
 def evaluate(module: torch.nn.Module, batches: Iterable[Batch], objective: Objective) -> dict[str, float]:
     """Return loss and metrics of some batches, in this process alone."""
     module.eval()
-    tally = Tally(objective)
+    tally, scores = Tally(objective), Scores(objective)
     with torch.inference_mode():
         for batch in batches:
-            tally.add([objective.step(module, batch)])
+            steps = [objective.step(module, batch)]
+            tally.add(steps)
+            scores.add(steps)
     totals = tally.totals()
     if totals is None:
         raise RequestError("There are no rows to evaluate on.")
-    return objective.metrics(totals)
+    return objective.metrics(totals) | scores.found(together=False)
 
 
 __all__ = ["LoopConfig", "Strategy", "Worker", "evaluate", "run_epochs", "train_worker"]
