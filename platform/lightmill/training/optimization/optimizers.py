@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from lightmill.errors import RequestError
 from lightmill.records.specs import TrainSpec
@@ -25,6 +26,20 @@ OPTIMIZERS: dict[OptimizerName, type[torch.optim.Optimizer]] = {
     "adafactor": torch.optim.Adafactor,
     "muon": torch.optim.Muon,
 }
+_FUSED: frozenset[OptimizerName] = frozenset({"sgd", "adam", "adamw", "adagrad"})
+"""Those with a kernel that updates all parameters at once, on CPUs too; sharded parameters do without."""
+
+
+def _is_plain(parameter: nn.Parameter) -> bool:
+    """Whether a parameter is a tensor of real numbers in this process's memory, neither sharded nor without memory.
+
+    Fake ones stand for such, where memory is planned.
+    """
+    return (
+        type(parameter.data) in (torch.Tensor, FakeTensor)
+        and parameter.is_floating_point()
+        and parameter.device.type in ("cpu", "cuda")
+    )
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], spec: TrainSpec) -> torch.optim.Optimizer:
@@ -34,7 +49,9 @@ def build_optimizer(parameters: Iterable[nn.Parameter], spec: TrainSpec) -> torc
         RequestError: The optimizer does not take these arguments.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    arguments = {name: tuple(v) if isinstance(v, list) else v for name, v in spec.optimizer.arguments.items()}
+    fused = spec.optimizer.name in _FUSED and all(_is_plain(p) for p in trained)
+    arguments = {"fused": True} if fused else {}
+    arguments |= {name: tuple(v) if isinstance(v, list) else v for name, v in spec.optimizer.arguments.items()}
     try:
         return OPTIMIZERS[spec.optimizer.name](
             trained, **{"lr": spec.learning_rate, "weight_decay": spec.weight_decay, **arguments}
