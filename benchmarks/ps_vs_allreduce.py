@@ -15,6 +15,7 @@ import ray
 
 from benchmarks.figures import figure, note
 from benchmarks.team_speed import Job, Speed, member
+from tests.platforms import ROOT
 
 SECONDS = 10.0
 BATCH = 512
@@ -37,7 +38,7 @@ def main() -> None:
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}},
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT / "platform"), str(ROOT)])}},
     )
     try:
         alike, slowed = (_measure(factor) for factor in (1.0, SLOWER))
