@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -71,6 +72,8 @@ def main() -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     cluster.wait_for_nodes()
+    ingest = [sys.executable, "jobs/ingest.py", str(folder / "dataset.yaml")]
+    subprocess.run(ingest, env=os.environ | {"RAY_ADDRESS": cluster.address}, check=True, stdout=sys.stderr)
     ray.init(address=cluster.address, namespace="lightmill")
     platform = open_platform(settings)
     seen = folder / "seen"
