@@ -28,7 +28,7 @@ from lightmill.training.tally import Tally
 from lightmill.training.team import Team
 from lightmill.training.weighing import cut, weighed
 
-STEPS = 4
+STEPS = 3
 
 
 def main() -> int:

@@ -24,18 +24,20 @@ from lightmill.records.references import AssetKind, VersionId, parse_reference
 from lightmill.records.signature import Architecture
 from lightmill.records.specs import TrainSpec
 from lightmill.registry import OpenVersion, Registry, RegistryLocation
+from lightmill.training.checks import check_data
 from lightmill.training.failing import EndsOnOwnErrors, failure_config
 from lightmill.training.feed import CACHE_BYTES
 from lightmill.training.following import EpochWriter, OnEpoch
 from lightmill.training.keeping import checkpoints_of, newest_checkpoint, ranked
 from lightmill.training.lanes import Lanes, lane_count
 from lightmill.training.loop import LoopConfig, train_worker
-from lightmill.training.objectives import OBJECTIVES, Objective
+from lightmill.training.objectives import Objective, build_objective
 from lightmill.training.placement import Placement
 from lightmill.training.planning.refusing import refuse_too_large
 from lightmill.training.planning.subject import Subject
 from lightmill.training.register import register_best
 from lightmill.training.rows import Rows
+from lightmill.training.starting import check_start, start_version
 from lightmill.training.strategies import STRATEGIES
 from lightmill.training.waiting import describe_cluster, find_place, scaling_of
 from lightmill.training.watching.follower import OnSteps, RunFollower
@@ -88,8 +90,10 @@ def train(
     card = dataset.manifest.dataset
     if card is None:
         raise RequestError(f"{dataset.id} is no dataset that can be trained on.")
-    objective = objective_of(spec, card, dataset)
-    check_strategy(spec, objective.architecture)
+    objective = objective_of(spec, card, dataset, allow_python=allow_python)
+    base = start_version(spec, registry)
+    check_data(spec, objective, card, dataset, location)
+    check_strategy(spec, objective.architecture, base, allow_python=allow_python)
     rows = Rows(objective, card, allow_python=allow_python)
     count = card.profile.splits["train"]
     streamed = rows.row_bytes * count // spec.worker_range.min > CACHE_BYTES
@@ -102,7 +106,7 @@ def train(
     for said in placement.notes:
         watchers.note(said)
     watchers.report(Progress(phase=f"start {placement}", done=0, total=spec.epochs, unit="epochs"))
-    described = provenance.model_copy(update={"dataset": dataset.id, "run": run})
+    described = provenance.model_copy(update={"dataset": dataset.id, "run": run, "base": base.id if base else None})
     config = LoopConfig(
         spec=spec,
         architecture=objective.architecture,
@@ -110,6 +114,7 @@ def train(
         run_folder=str(runs_path / run),
         location=location,
         dataset=dataset.id,
+        base=base.id if base else None,
         provenance=described,
         device=placement.device,
         threads=max(1, int(placement.cpus)),
@@ -122,7 +127,9 @@ def train(
     best = best_checkpoint(registry, run)
     watchers.report(Progress(phase="register", done=spec.epochs, total=spec.epochs, unit="epochs"))
     files = follower.files(watchers.recorded())
-    return register_best(spec, objective, rows, dataset, registry, location, best, described, files)
+    return register_best(
+        spec, objective, rows, dataset, registry, location, best, described, files, allow_python=allow_python
+    )
 
 
 def _dataset_of(spec: TrainSpec, run: str, registry: Registry) -> VersionId:
@@ -132,26 +139,30 @@ def _dataset_of(spec: TrainSpec, run: str, registry: Registry) -> VersionId:
     return began or registry.resolve(AssetKind.DATASET, parse_reference(spec.dataset))
 
 
-def objective_of(spec: TrainSpec, card: DatasetCard, dataset: OpenVersion) -> Objective:
+def objective_of(spec: TrainSpec, card: DatasetCard, dataset: OpenVersion, *, allow_python: bool = False) -> Objective:
     """Return what a run minimizes, with the sizes that its dataset decides.
 
     Raises:
         RequestError: Dataset, objective and architecture do not go together.
     """
     try:
-        return OBJECTIVES[spec.objective](card, spec.architecture)
+        return build_objective(spec, card, allow_python=allow_python)
     except RequestError as exc:
         raise RequestError(f"Training on {dataset.id} is refused: {exc.message}") from exc
 
 
-def check_strategy(spec: TrainSpec, architecture: Architecture) -> None:
+def check_strategy(
+    spec: TrainSpec, architecture: Architecture, base: OpenVersion | None = None, *, allow_python: bool = False
+) -> None:
     """Refuse a strategy that the model cannot be trained by, for any number of workers that the run may have.
 
     Raises:
-        RequestError: The architecture cannot be built, it has no plan for the strategy, or sizes do not divide.
+        RequestError: The architecture cannot be built, the weights of `base` do not fit it, it has no plan for the
+            strategy, or sizes do not divide.
     """
     with torch.device("meta"):
-        module = build_module(architecture)
+        module = build_module(architecture, allow_python=allow_python)
+    check_start(spec, module, base)
     for workers in {spec.worker_range.min, spec.worker_range.max}:
         STRATEGIES[spec.strategy.name].check(spec, module, workers)
 

@@ -21,7 +21,6 @@ from ray.train.torch import get_device
 from lightmill.datasets.dealing import deal_split
 from lightmill.datasets.reading import open_version, split_files
 from lightmill.errors import IntegrityError, JobError, NotFoundError, RequestError, UnavailableError
-from lightmill.models.architectures import seeded
 from lightmill.records.assets import Provenance
 from lightmill.records.base import Record
 from lightmill.records.references import VersionId
@@ -35,9 +34,12 @@ from lightmill.training.feed import Feed, KeptFeed, Origin, whole_batch
 from lightmill.training.guard import Guard
 from lightmill.training.keeping import SCORE
 from lightmill.training.lanes import Lanes
-from lightmill.training.objectives import OBJECTIVES, Batch, Objective
+from lightmill.training.objectives import Batch, Objective, build_objective
 from lightmill.training.rows import Rows
+from lightmill.training.scores import Scores
 from lightmill.training.session import RaySession, Session
+from lightmill.training.starting import first_module
+from lightmill.training.stopping import EarlyStopping
 from lightmill.training.strategies import STRATEGIES, Setting, Strategy
 from lightmill.training.stream import StreamedFeed
 from lightmill.training.tally import Tally
@@ -54,7 +56,8 @@ LOOK_S = 2.0
 class LoopConfig(Record):
     """Everything a worker needs; it is visible in Ray's state API and holds no secret.
 
-    `lanes` are those the rows are dealt to, `streamed` whether rows stay on the store between epochs.
+    `base` is the version that the run starts from, `lanes` those the rows are dealt to, `streamed` whether rows stay on
+    the store between epochs.
     """
 
     spec: TrainSpec
@@ -63,6 +66,7 @@ class LoopConfig(Record):
     run_folder: str
     location: RegistryLocation
     dataset: VersionId
+    base: VersionId | None = None
     provenance: Provenance
     device: str
     threads: int
@@ -116,14 +120,14 @@ class Worker:
         card = dataset.manifest.dataset
         if card is None:
             raise IntegrityError(f"{config.dataset} carries no card; it was published by something else.")
-        self._objective = OBJECTIVES[self._spec.objective](card, config.architecture)
+        self._objective = build_objective(self._spec, card, config.architecture, allow_python=config.allow_python)
         self._rows = Rows(self._objective, card, allow_python=config.allow_python)
         origin = training_rows(dataset, config)
         self._lanes = Lanes([len(places) for places in origin.places], self._spec.batch_size)
         self._strategy = STRATEGIES[self._spec.strategy.name](
             Setting(spec=self._spec, team=team, objective=self._objective, epoch_steps=self._lanes.steps)
         )
-        self._strategy.prepare(seeded(self._spec.seed, config.architecture))
+        self._strategy.prepare(first_module(self._spec, config.architecture, self._base(), config.allow_python))
         run = Run(
             location=config.location,
             name=config.run,
@@ -145,7 +149,9 @@ class Worker:
         gc.freeze()  # what is loaded now stays; the collector need not walk a million objects between steps
 
     def train(self) -> None:
-        """Run the epochs that are left."""
+        """Run the epochs that are left, or as many as early stopping lets."""
+        if self._stopping.stops:
+            return
         for epoch in range(self._position.epoch, self._spec.epochs):
             first = self._position.step if epoch == self._position.epoch else 0
             done = self._epoch(epoch, first)
@@ -154,10 +160,13 @@ class Worker:
             metrics |= self._evaluated() | self._strategy.measured()
             if not math.isfinite(metrics[SCORE]):
                 raise JobError(f"Training diverged: {SCORE} is {metrics[SCORE]} after epoch {epoch + 1}.")
+            metrics |= self._stopping.observe(metrics)
             self._carried = None
             metrics |= {"epoch": epoch + 1}
             self._session.report(metrics)
             self._sealer.seal(self._strategy.state(), Position(epoch=epoch + 1, step=0), metrics, None)
+            if self._stopping.stops:
+                break
         self._watch.finish()
         self._sealer.finish()
 
@@ -180,7 +189,7 @@ class Worker:
             if step + 1 < self._lanes.steps and self._due(number, step + 1):
                 self._guard.look()
                 position = Position(epoch=number, step=step + 1)
-                self._sealer.seal(self._strategy.state(), position, {}, self._so_far(tally))
+                self._sealer.seal(self._strategy.state(), position, self._stopping.known, self._so_far(tally))
                 self._draw_anew(number, step + 1)
         seconds = max(time.perf_counter() - started, 1e-9)
         self._guard.look()
@@ -204,10 +213,12 @@ class Worker:
 
     def _evaluated(self) -> dict[str, float]:
         """Return loss and metrics of the validation split, computed by all workers."""
-        tally = Tally(self._objective)
+        tally, scores = Tally(self._objective), Scores(self._objective, self._team.device)
         for batch in self._validation:
-            tally.add(self._strategy.infer(batch))
-        found = self._objective.metrics(self._strategy.combined(tally.totals()))
+            steps = self._strategy.infer(batch)
+            tally.add(steps)
+            scores.add(steps)
+        found = self._objective.metrics(self._strategy.combined(tally.totals())) | scores.found()
         return {f"validation_{name}": value for name, value in found.items()}
 
     def _validation_rows(self, dataset: OpenVersion) -> list[Batch]:
@@ -220,14 +231,20 @@ class Worker:
         together = self._objective.rows_together(self._spec.batch_size // world or 1)
         return cut(whole, math.ceil(math.ceil(rows / world) / together))
 
+    def _base(self) -> OpenVersion | None:
+        return None if self._config.base is None else self._config.location.open().open(self._config.base)
+
     def _resumed(self) -> tuple[Position, torch.Tensor | None]:
         version = self._exchange.from_leader(self._session.checkpoint() if self._team.leads else None)
+        self._stopping = EarlyStopping(self._spec.early_stopping, {})
         if version is None:
             return Position(epoch=0, step=0), None
         try:
             found = self._config.location.open().open(version)
         except NotFoundError as exc:  # workers that were not gone yet have put another one in its place
             raise UnavailableError(f"Checkpoint {version} was replaced just now; try again.") from exc
+        if found.manifest.run is not None:
+            self._stopping = EarlyStopping(self._spec.early_stopping, found.manifest.run.metrics)
         loaded = load_state(found, self._strategy.state())
         self._strategy.load_state(loaded.state)
         self._sealer.last = version
@@ -289,14 +306,16 @@ def epoch_metrics(objective: Objective, done: Epoch) -> dict[str, float]:
 def evaluate(module: torch.nn.Module, batches: Iterable[Batch], objective: Objective) -> dict[str, float]:
     """Return loss and metrics of some batches, in this process alone."""
     module.eval()
-    tally = Tally(objective)
+    tally, scores = Tally(objective), Scores(objective)
     with torch.inference_mode():
         for batch in batches:
-            tally.add([objective.step(module, batch)])
+            steps = [objective.step(module, batch)]
+            tally.add(steps)
+            scores.add(steps)
     totals = tally.totals()
     if totals is None:
         raise RequestError("There are no rows to evaluate on.")
-    return objective.metrics(totals)
+    return objective.metrics(totals) | scores.found(together=False)
 
 
 __all__ = ["LoopConfig", "Strategy", "Worker", "evaluate", "run_epochs", "train_worker"]

@@ -14,7 +14,7 @@ The model, for n workers, M bytes of parameters, a link of B bytes/s in each dir
 | `pipeline` | (m + s - 1) slots of 1/m of the slowest computation and two messages: m microbatches, s stages |
 | `context` | as `ddp`; and keys and values of every layer pass round three times, hidden behind computing |
 | `hybrid` | tensor parallel in groups of `group_size`, `ddp` of their shares between them |
-| `parameter_server` | incast: all push and are given M bytes through the links of `servers`: 2(a + M/B max(1, n/servers)) |
+| `parameter_server` | incast, all push and are given M bytes through the servers' links: 2(a + M/B max(1, n/servers)) |
 | `local_sgd` | `local_steps` computations of each worker's own, then an all-reduce that nothing hides |
 | `ring` | each `every_steps` steps a worker waits for its neighbour, and for one message |
 | `hybrid_sync` | an all-reduce in groups of `group_size`; one worker of each meets the servers |
@@ -22,8 +22,8 @@ The model, for n workers, M bytes of parameters, a link of B bytes/s in each dir
 `asp` waits for nobody: its rate is the sum of the workers' own, up to what the servers' links carry. `ssp` lets a
 worker begin a step when the slowest is at most `staleness` steps behind. Model parallel groups are as large as `layers`
 for `pipeline` and all workers for `tensor` and `context`. Left out: the servers' own computing, contention inside the
-network, memory. Sources: P. Patarasuk and X. Yuan, "Bandwidth optimal all-reduce algorithms" (2009); Q. Ho et al. (2013);
-Y. Huang et al., "GPipe" (2019).
+network, memory. Sources: P. Patarasuk and X. Yuan, "Bandwidth optimal all-reduce algorithms" (2009); Q. Ho et al.
+(2013); Y. Huang et al., "GPipe" (2019).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from lightmill.training.simulation import (
     speed_curve,
 )
 
-NAMES = sorted(kind.model_fields["name"].default for kind in get_args(get_args(get_args(StrategySpec)[0])[0]))
+NAMES = sorted(kind.model_fields["name"].default for kind in get_args(get_args(StrategySpec)[0]))
 WORK = Workload(compute_s=0.1, parameter_bytes=4e6, layers=8, activation_bytes=1e5)
 LINK = Link(bytes_per_s=1e9, latency_s=1e-5)
 FREE = Link(bytes_per_s=1e30, latency_s=0.0)

@@ -26,7 +26,7 @@ def start_actors(name: str, setting: ServerSetting, dealt: Sequence[Mapping[str,
         UnavailableError: They did not start in time.
     """
     kind = ray.remote(Server)
-    started = [
+    started: list[Any] = [
         kind.options(
             name=actor_name(name, number),
             num_cpus=0,
@@ -35,12 +35,11 @@ def start_actors(name: str, setting: ServerSetting, dealt: Sequence[Mapping[str,
         ).remote(setting, dict(values))
         for number, values in enumerate(dealt)
     ]
-    ready, late = ray.wait([one.names.remote() for one in started], num_returns=len(started), timeout=START_S)
+    _, late = ray.wait([one.names.remote() for one in started], num_returns=len(started), timeout=START_S)
     if late:
         for one in started:
             ray.kill(one)
         raise UnavailableError(f"{len(late)} of {len(started)} parameter servers did not start in {START_S:g} s.")
-    del ready
     return RayServers(started, owner=True)
 
 

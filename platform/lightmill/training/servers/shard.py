@@ -14,6 +14,7 @@ Nothing here waits, sends or starts a thread: equal calls in equal order give eq
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ from lightmill.records.training import Consistency
 from lightmill.training.optimization import Updater
 from lightmill.training.optimization.states import State, load_module_state, module_state
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[np.floating[Any]]
 Gradients = tuple[Array | None, ...]
 Parameters = tuple[Array, ...]
 
@@ -209,7 +210,7 @@ class Shard:
 
     def _average(self, pushed: list[Gradients]) -> None:
         for place, parameter in enumerate(self._parameters):
-            found = [one[place] for one in pushed if one[place] is not None]
+            found = [array for one in pushed if (array := one[place]) is not None]
             parameter.grad = None
             if found:
                 total = torch.from_numpy(np.array(found[0]))

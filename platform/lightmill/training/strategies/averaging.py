@@ -8,6 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from lightmill.training.optimization.states import State
+from lightmill.training.team import Team
+
 
 def add_over_workers(tensors: Sequence[torch.Tensor], factor: float, group: dist.ProcessGroup | None = None) -> None:
     """Replace each tensor by its sum over workers, after `factor`: one message for each kind of number."""
@@ -21,6 +24,24 @@ def spread(flat: torch.Tensor, tensors: Sequence[torch.Tensor]) -> None:
     """Copy consecutive parts of a flat tensor into tensors."""
     for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
+
+
+def leaders(state: State, team: Team) -> State:
+    """Return a nested state with the leader's tensors, on every worker; those given are left as they are.
+
+    Workers write a checkpoint together, each some of its tensors, so that all of them must hold the same.
+    """
+    found: State = {}
+    for key, value in state.items():
+        if isinstance(value, dict):
+            found[key] = leaders(value, team)
+        elif isinstance(value, torch.Tensor) and team.world > 1:
+            sent = value.detach().to(team.device, copy=True)
+            dist.broadcast(sent, src=0)
+            found[key] = sent.to(value.device)
+        else:
+            found[key] = value
+    return found
 
 
 def moving_buffers(module: nn.Module) -> list[torch.Tensor]:

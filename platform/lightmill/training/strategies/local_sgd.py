@@ -15,7 +15,7 @@ from torch import nn
 
 from lightmill.records.training import LocalSgdSpec
 from lightmill.training.objectives import Step
-from lightmill.training.strategies.averaging import add_over_workers, moving_buffers, trained
+from lightmill.training.strategies.averaging import add_over_workers, leaders, moving_buffers, trained
 from lightmill.training.strategies.port import Part, State
 from lightmill.training.strategies.whole import WholeModule
 
@@ -63,7 +63,9 @@ class LocalSgd(WholeModule):
         """End the round, and return the form of `WholeModule` with the outer momentum besides."""
         if self._since:
             self.end_epoch()
-        return super().state() | {"outer": dict(self._momentum)}
+        found = super().state()
+        own = leaders(found["optimizer"], self.setting.team)
+        return found | {"optimizer": own, "outer": dict(self._momentum)}
 
     def load_state(self, state: State) -> None:
         """See the base."""

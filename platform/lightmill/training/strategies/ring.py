@@ -15,7 +15,7 @@ from torch import nn
 
 from lightmill.records.training import RingSpec
 from lightmill.training.objectives import Step
-from lightmill.training.strategies.averaging import add_over_workers, moving_buffers, spread, trained
+from lightmill.training.strategies.averaging import add_over_workers, leaders, moving_buffers, spread, trained
 from lightmill.training.strategies.port import Part, State
 from lightmill.training.strategies.whole import WholeModule
 
@@ -64,7 +64,8 @@ class Ring(WholeModule):
     def state(self) -> State:
         """Average the parameters of all workers, and return the form of `WholeModule`."""
         self.end_epoch()
-        return super().state()
+        found = super().state()
+        return found | {"optimizer": leaders(found["optimizer"], self.setting.team)}
 
     def measured(self) -> dict[str, float]:
         """Return `exchanges` since the last call, and `distance`: of the leader's parameters from the last mean."""

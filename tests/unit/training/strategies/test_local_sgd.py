@@ -80,7 +80,4 @@ def test_workers_agree_when_an_epoch_ends_and_go_on_from_its_state(tmp_path: Pat
     assert found.losses[-1] < found.losses[0]
     for before, after in found.after:
         equal(before, after)
-        equal(
-            {key: before[key] for key in ("model", "outer", "averaged")},
-            {key: found.after[0][0][key] for key in ("model", "outer", "averaged")},
-        )
+        equal(before, found.after[0][0])  # the optimizer's state is the leader's
