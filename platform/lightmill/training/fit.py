@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.train
@@ -206,6 +207,7 @@ def _fit(config: LoopConfig, placement: Placement, runs_path: Path, follower: Ru
 
 def _trainer(config: LoopConfig, placement: Placement, runs_path: Path, follower: RunFollower) -> TorchTrainer:
     spec = config.spec
+    callbacks: list[Any] = [EpochWriter(config.run, follower.metrics_path), EndsOnOwnErrors()]
     return TorchTrainer(
         train_worker,
         train_loop_config={"config": config.model_dump_json(), "mailbox": follower.mailbox},
@@ -215,10 +217,7 @@ def _trainer(config: LoopConfig, placement: Placement, runs_path: Path, follower
             name=config.run,
             storage_path=str(runs_path),
             failure_config=failure_config(spec.failures),
-            callbacks=[  # pyright: ignore[reportArgumentType] - it takes its own kinds too
-                EpochWriter(config.run, follower.metrics_path),
-                EndsOnOwnErrors(),
-            ],
+            callbacks=callbacks,
         ),
     )
 
