@@ -11,6 +11,7 @@ from benchmarks import (
     catalog_scale,
     data,
     first_prediction,
+    plan_accuracy,
     sealed_load,
     sealed_publish,
     sealed_reads,
@@ -23,6 +24,7 @@ from benchmarks.figures import note
 BENCHMARKS = {
     "first_prediction": first_prediction.main,
     "train_overhead": train_overhead.main,
+    "plan_accuracy": plan_accuracy.main,
     "serve_small": serve_small.main,
     "catalog_scale": catalog_scale.main,
     "load_warm": sealed_load.warm,
