@@ -12,12 +12,14 @@ from benchmarks import (
     data,
     first_prediction,
     plan_accuracy,
+    ps_vs_allreduce,
     sealed_load,
     sealed_publish,
     sealed_reads,
     sealed_remote,
     serve_small,
     train_overhead,
+    train_scaling,
 )
 from benchmarks.figures import note
 
@@ -25,6 +27,8 @@ BENCHMARKS = {
     "first_prediction": first_prediction.main,
     "train_overhead": train_overhead.main,
     "plan_accuracy": plan_accuracy.main,
+    "train_scaling": train_scaling.main,
+    "ps_vs_allreduce": ps_vs_allreduce.main,
     "serve_small": serve_small.main,
     "catalog_scale": catalog_scale.main,
     "load_warm": sealed_load.warm,

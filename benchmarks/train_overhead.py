@@ -1,9 +1,9 @@
 """Our training against a DistributedDataParallel loop written by hand and started with torchrun.
 
-Two models: a small perceptron on the digits, and a transformer of 10 million parameters on packed tokens. The same
-network, rows and batches, two workers of one thread each, both timed inside the worker over whole epochs, fetching a
-batch to the optimizer's step. Neither time contains start-up, validation or checkpoints. The first epochs do not count: Ray
-still ends the processes that started the run.
+Two models: a small perceptron on the digits, and a transformer of 10 million parameters on packed tokens. Network, rows
+and batches are the same, two workers of one thread each, both timed inside the worker over whole epochs, fetching a
+batch to the optimizer's step. Neither time contains start-up, validation or checkpoints. The first epochs do not count:
+Ray still ends the processes that started the run.
 """
 
 from __future__ import annotations

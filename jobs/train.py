@@ -27,7 +27,13 @@ def work(context: JobContext, spec: TrainSpec) -> dict[str, object]:
         context.platform.registry,
         context.platform.location,
         context.provenance,
-        Watchers(report=context.report, on_epoch=context.on_epoch, note=notes.append),
+        Watchers(
+            report=context.report,
+            on_epoch=context.on_epoch,
+            on_steps=context.on_steps,
+            recorded=context.recorded,
+            note=notes.append,
+        ),
         allow_python=context.platform.settings.allow_python_steps,
     )
     found: dict[str, object] = {"notes": notes} if notes else {}
