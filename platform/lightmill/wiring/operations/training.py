@@ -70,7 +70,7 @@ def plan(context: OperationContext, options: PlanOptions) -> TrainPlan:
             location=platform.location,
             objective=objective,
             rows=rows,
-            allow_python=allowed,
+            allow_python=settings.allow_python_steps,
         )
         wishes = Wishes(
             strategies=options.strategies,
