@@ -11,6 +11,7 @@ from benchmarks import (
     catalog_scale,
     data,
     first_prediction,
+    plan_accuracy,
     ps_vs_allreduce,
     sealed_load,
     sealed_publish,
@@ -25,6 +26,7 @@ from benchmarks.figures import note
 BENCHMARKS = {
     "first_prediction": first_prediction.main,
     "train_overhead": train_overhead.main,
+    "plan_accuracy": plan_accuracy.main,
     "train_scaling": train_scaling.main,
     "ps_vs_allreduce": ps_vs_allreduce.main,
     "serve_small": serve_small.main,

@@ -102,7 +102,9 @@ def train(
     lanes = most if streamed or spec.distribution else lane_count(spec.batch_size, most)
     check_lanes(spec, dataset, location, lanes)
     placement = find_place(spec, watchers.report, streamed=streamed)
-    subject = Subject(spec=spec, dataset=dataset, location=location, objective=objective, rows=rows)
+    subject = Subject(
+        spec=spec, dataset=dataset, location=location, objective=objective, rows=rows, allow_python=allow_python
+    )
     refuse_too_large(subject, placement, describe_cluster())
     for said in placement.notes:
         watchers.note(said)
