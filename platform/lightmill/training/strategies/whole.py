@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from lightmill.training.objectives import Batch, Step
-from lightmill.training.optimization import Updater
+from lightmill.training.optimization import Updater, made_ready
 from lightmill.training.optimization.updater import Norm, computing_in
 from lightmill.training.strategies.port import Part, Setting, State, Strategy
 
@@ -28,7 +28,7 @@ class WholeModule(Strategy):
 
     def prepare(self, module: nn.Module) -> None:
         """See the base."""
-        self.module = module.to(self.setting.team.device)
+        self.module = made_ready(module.to(self.setting.team.device), self.setting.spec, self.setting.team.device)
         self.updater = make_updater(self.setting, dict(self.module.named_parameters()))
 
     def forward_module(self) -> nn.Module:
