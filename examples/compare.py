@@ -1,9 +1,9 @@
-"""Train an example under several strategies, one after the other, and print what each came to.
+"""Train an example under several strategies and print what each came to.
 
 Run: python examples/compare.py text-classifier
      python examples/compare.py tiny-llama --strategies ddp,fsdp
 
-It gathers the texts and ingests them if nobody has, and needs no platform: each run is a job of its own on this machine.
+It gathers the texts if nobody has and ingests them; it needs no platform: each run is a job of its own on this machine.
 """
 
 from __future__ import annotations
@@ -73,9 +73,8 @@ def main() -> int:
     prepared(folder)
     changes = {"epochs": chosen.epochs} if chosen.epochs else {}
     results = {name: trained(folder, name, changes) for name in chosen.strategies.split(",")}
-    print(f"{'strategy':<18}{''.join(f'{name:>17}' for name in SHOWN)}{'seconds':>10}")
-    for name, result in results.items():
-        print(row(name, result))
+    head = f"{'strategy':<18}{''.join(f'{name:>17}' for name in SHOWN)}{'seconds':>10}"
+    sys.stdout.write("\n".join([head, *(row(name, result) for name, result in results.items())]) + "\n")
     return int(any("error" in result for result in results.values()))
 
 

@@ -3,8 +3,8 @@
 Run: python examples/gather.py text-classifier
      python examples/gather.py tiny-llama
 
-Nothing is imported or downloaded: the files of the packages are parsed. `texts.jsonl` gets one docstring a line with the
-package that it comes from, `tokenizer.json` a byte pair encoding that is trained on them (extra "text").
+Nothing is imported or downloaded: the files of the packages are parsed. `texts.jsonl` gets one docstring a line with
+the package that it comes from, `tokenizer.json` a byte pair encoding that is trained on them (extra "text").
 """
 
 from __future__ import annotations
