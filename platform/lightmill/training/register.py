@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from lightmill.datasets.reading import read_rows
@@ -32,12 +34,14 @@ def register_best(
     location: RegistryLocation,
     checkpoint: VersionId,
     provenance: Provenance,
+    files: Mapping[str, bytes] | None = None,
     *,
     allow_python: bool = False,
 ) -> VersionSummary:
     """Publish a checkpoint's weights as the next version of `spec.model`, and move `spec.alias` to it.
 
-    What was measured on the test split is added as an evaluation, which a promotion may rely on.
+    `files` are sealed with it, by their names. What was measured on the test split is added as an evaluation, which a
+    promotion may rely on.
     """
     best = registry.open(checkpoint)
     card, run = dataset.manifest.dataset, best.manifest.run
@@ -60,7 +64,7 @@ def register_best(
         preparation=None if objective.reads_tokens else card.preparation,
         tokens=card.tokens if objective.reads_tokens else None,
     )
-    summary = publish_model(registry, spec.model, state, model, provenance)
+    summary = publish_model(registry, spec.model, state, model, provenance, files)
     held_out = Evaluation(
         dataset=dataset.id,
         split="test",
@@ -75,16 +79,22 @@ def register_best(
 
 
 def publish_model(
-    registry: Registry, name: str, state: dict[str, torch.Tensor], card: ModelCard, provenance: Provenance
+    registry: Registry,
+    name: str,
+    state: dict[str, torch.Tensor],
+    card: ModelCard,
+    provenance: Provenance,
+    files: Mapping[str, bytes] | None = None,
 ) -> VersionSummary:
-    """Publish weights and a card as the next version of model `name`; see `Registry.commit` for the errors."""
+    """Publish weights, a card and other files as the next version of model `name`; errors as `Registry.commit`."""
     draft = registry.begin(AssetKind.MODEL, name)
     sealed = seal_model(draft, state, newest_version(registry, AssetKind.MODEL, name))
+    others = draft.seal_files(files or {})
     content = Content(
-        files=(sealed.file,),
+        files=(sealed.file, *others.files),
         tensors=sealed.tensors.tensors,
         safetensors_header=sealed.header,
-        blobs=sealed.tensors.blobs,
+        blobs=(*sealed.tensors.blobs, *others.blobs),
         model=card,
         provenance=provenance,
     )

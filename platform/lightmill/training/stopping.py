@@ -38,7 +38,12 @@ class EarlyStopping:
             self._best, self._waited = value, 0
         else:
             self._waited += 1
-        return {BEST: self._best, WAITED: float(self._waited)}
+        return self.known
+
+    @property
+    def known(self) -> dict[str, float]:
+        """What a checkpoint carries, so that a run that goes on from it counts further."""
+        return {} if self._best is None else {BEST: self._best, WAITED: float(self._waited)}
 
 
 def falls(metric: str) -> bool:
