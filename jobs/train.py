@@ -41,12 +41,12 @@ def work(context: JobContext, spec: TrainSpec) -> dict[str, object]:
 
 
 def functions(context: JobContext, spec: TrainSpec) -> list[str]:
-    """Name the functions of `python` steps that the dataset leaves for training."""
+    """Name the functions of the specification, and of `python` steps that the dataset leaves for training."""
     registry = context.platform.registry
     version = registry.resolve(AssetKind.DATASET, parse_reference(spec.dataset))
     card = registry.open(version).manifest.dataset
     steps = card.training.fitted.steps if card and card.training else ()
-    return [step.function for step in steps if isinstance(step, Python)]
+    return [*spec.functions, *(step.function for step in steps if isinstance(step, Python))]
 
 
 if __name__ == "__main__":
