@@ -16,6 +16,7 @@ from benchmarks import (
     sealed_reads,
     sealed_remote,
     serve_small,
+    train_fsdp,
     train_overhead,
 )
 from benchmarks.figures import note
@@ -23,6 +24,7 @@ from benchmarks.figures import note
 BENCHMARKS = {
     "first_prediction": first_prediction.main,
     "train_overhead": train_overhead.main,
+    "train_fsdp": train_fsdp.main,
     "serve_small": serve_small.main,
     "catalog_scale": catalog_scale.main,
     "load_warm": sealed_load.warm,

@@ -16,7 +16,7 @@ from lightmill.training.strategies import STRATEGIES
 from lightmill.training.strategies.layout import Layout
 from lightmill.training.strategies.plans import cut_points
 
-DECODER = {"vocabulary": 32, "context": 16, "width": 24, "layers": 3, "heads": 6, "kv_heads": 3}
+DECODER = {"vocabulary": 32, "context": 16, "width": 24, "layers": 3, "heads": 6, "kv_heads": 3, "feed_forward": 48}
 MODELS = {
     "decoder": Architecture(name="decoder", arguments=DECODER),
     "mlp": Architecture(name="mlp", arguments={"inputs": 4, "classes": 3, "hidden": [8, 6]}),
@@ -57,7 +57,7 @@ def check(model: str, workers: int | str, **more: Any) -> None:
             "decoder",
             6,
             {"strategy": {"name": "hybrid", "pipeline": 3, "shard": True}},
-            "shard is true .* arguments.tied: false",
+            "shard is true .*arguments.tied: false",
         ),
         ("mlp", 2, {"strategy": "context"}, "'context', .* 'mlp' with objective 'cross_entropy'"),
         ("decoder", 3, {"strategy": "context"}, "rows have 16 tokens, .* 3 context .* divisor of 16"),
