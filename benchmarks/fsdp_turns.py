@@ -38,7 +38,7 @@ def by_hand(tokens: torch.Tensor, architecture: Architecture) -> Take:
     """Return one step of the loop by hand on some rows."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     model = seeded(7, architecture)
-    for block in model.blocks:
+    for block in model.get_submodule("blocks").children():
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     model.train()

@@ -331,8 +331,7 @@ def place_gradient(parameter: torch.Tensor) -> torch.Tensor:
     gradient = parameter.grad
     if gradient is None:
         raise ValueError("the parameter has no gradient")
-    both = isinstance(gradient, DTensor) and isinstance(parameter, DTensor)
-    if both and gradient.placements != parameter.placements:
+    if isinstance(gradient, DTensor) and isinstance(parameter, DTensor) and gradient.placements != parameter.placements:
         gradient = gradient.redistribute(placements=parameter.placements)
         parameter.grad = gradient
     return local(gradient)

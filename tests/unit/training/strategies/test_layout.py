@@ -18,7 +18,7 @@ from lightmill.training.strategies.plans import cut_points
 
 DECODER = {"vocabulary": 32, "context": 16, "width": 24, "layers": 3, "heads": 6, "kv_heads": 3, "feed_forward": 48}
 MODELS = {
-    "decoder": Architecture(name="decoder", arguments=DECODER),
+    "decoder": Architecture(name="decoder", arguments=dict(DECODER)),
     "mlp": Architecture(name="mlp", arguments={"inputs": 4, "classes": 3, "hidden": [8, 6]}),
     "logistic": Architecture(name="logistic", arguments={"inputs": 4, "classes": 3}),
 }

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from lightmill.training.strategies import Strategy
@@ -27,10 +28,10 @@ def test_two_workers_with_half_of_the_parameters_step_as_one(tmp_path: Path) -> 
 def went_on(strategy: Strategy, *, folder: Path, begins: bool) -> dict[str, torch.Tensor]:
     """Save, or load what was saved; then one more step."""
     if begins:
-        dcp.save(strategy.state(), checkpoint_id=folder)
+        save(strategy.state(), checkpoint_id=folder)
     else:
         state = strategy.state()
-        dcp.load(state, checkpoint_id=folder)
+        load(state, checkpoint_id=folder)
         strategy.load_state(state)
     rows = tuple(tensor[:8] for tensor in worded().rows)
     mine = tuple(tensor[strategy.data_rank :: strategy.data_world] for tensor in rows)
