@@ -9,6 +9,7 @@ import sys
 
 from benchmarks import (
     catalog_scale,
+    checkpoint_stall,
     data,
     first_prediction,
     plan_accuracy,
@@ -18,6 +19,7 @@ from benchmarks import (
     sealed_reads,
     sealed_remote,
     serve_small,
+    train_fsdp,
     train_overhead,
     train_scaling,
 )
@@ -29,6 +31,8 @@ BENCHMARKS = {
     "plan_accuracy": plan_accuracy.main,
     "train_scaling": train_scaling.main,
     "ps_vs_allreduce": ps_vs_allreduce.main,
+    "train_fsdp": train_fsdp.main,
+    "checkpoint_stall": checkpoint_stall.main,
     "serve_small": serve_small.main,
     "catalog_scale": catalog_scale.main,
     "load_warm": sealed_load.warm,
@@ -44,6 +48,14 @@ BENCHMARKS = {
 }
 GROUPS = {
     "registry": ["load_warm", "load_cold", "load_memory", "load_reads", "load_s3", "publish", "catalog_scale"],
+    "train": [
+        "train_overhead",
+        "train_fsdp",
+        "checkpoint_stall",
+        "train_scaling",
+        "ps_vs_allreduce",
+        "plan_accuracy",
+    ],
     "data": ["ingest_throughput", "ingest_memory", "ingest_sealing", "read_for_training"],
 }
 
