@@ -11,7 +11,7 @@ import ray
 import ray.train
 import torch
 from ray.autoscaler.sdk import request_resources
-from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from lightmill.datasets.dealing import deal_split
@@ -49,6 +49,19 @@ class Watchers:
     on_epoch: OnEpoch
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A run that can begin: what it trains on, with which objective, and how rows are dealt."""
+
+    spec: TrainSpec
+    dataset: OpenVersion
+    objective: Objective
+    rows: Rows
+    lanes: int
+    streamed: bool
+    allow_python: bool
+
+
 def describe_cluster() -> Cluster:
     """Return what Ray's live nodes offer."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -81,6 +94,20 @@ def train(
         UnavailableError: The cluster is busy and stayed so.
         JobError: Training failed more often than `failures` allow.
     """
+    prepared = prepare(spec, registry, location, allow_python=allow_python)
+    described = provenance.model_copy(update={"dataset": prepared.dataset.id, "run": run})
+    best = train_prepared(prepared, run, runs_path, location, described, watchers)
+    watchers.report(Progress(phase="register", done=spec.epochs, total=spec.epochs, unit="epochs"))
+    return register_best(spec, prepared.objective, prepared.rows, prepared.dataset, registry, location, best, described)
+
+
+def prepare(spec: TrainSpec, registry: Registry, location: RegistryLocation, *, allow_python: bool = False) -> Prepared:
+    """Look up what a run needs, and refuse what cannot work; nothing is started.
+
+    Raises:
+        NotFoundError: There is no such dataset.
+        RequestError: The specification does not fit the dataset.
+    """
     dataset = registry.open(registry.resolve(AssetKind.DATASET, parse_reference(spec.dataset)))
     card = dataset.manifest.dataset
     if card is None:
@@ -92,6 +119,52 @@ def train(
     streamed = rows.row_bytes * count // spec.worker_range.min > CACHE_BYTES
     lanes = spec.worker_range.max if streamed else lane_count(spec.batch_size, spec.worker_range.max)
     check_lanes(spec, dataset, location, lanes)
+    return Prepared(
+        spec=spec,
+        dataset=dataset,
+        objective=objective,
+        rows=rows,
+        lanes=lanes,
+        streamed=streamed,
+        allow_python=allow_python,
+    )
+
+
+def loop_config(
+    prepared: Prepared,
+    placement: Placement,
+    run: str,
+    runs_path: Path,
+    location: RegistryLocation,
+    provenance: Provenance,
+) -> LoopConfig:
+    """Return what the workers of a run need."""
+    return LoopConfig(
+        spec=prepared.spec,
+        architecture=prepared.objective.architecture,
+        run=run,
+        run_folder=str(runs_path / run),
+        location=location,
+        dataset=prepared.dataset.id,
+        provenance=provenance.listed(),
+        device=placement.device,
+        threads=max(1, int(placement.cpus)),
+        lanes=prepared.lanes,
+        streamed=prepared.streamed,
+        allow_python=prepared.allow_python,
+    )
+
+
+def train_prepared(
+    prepared: Prepared,
+    run: str,
+    runs_path: Path,
+    location: RegistryLocation,
+    provenance: Provenance,
+    watchers: Watchers,
+) -> VersionId:
+    """Train, and return the best checkpoint; see `train` for the errors."""
+    spec = prepared.spec
     try:
         placement = place_or_wait(spec, watchers.report)
         wait_for_room(placement, watchers.report)
@@ -99,25 +172,8 @@ def train(
         if spec.resources.wait_for_nodes_s:
             request_resources(bundles=[])  # the request would outlive this job; the placement group holds the nodes
     watchers.report(Progress(phase=f"start {placement}", done=0, total=spec.epochs, unit="epochs"))
-    described = provenance.model_copy(update={"dataset": dataset.id, "run": run})
-    config = LoopConfig(
-        spec=spec,
-        architecture=objective.architecture,
-        run=run,
-        run_folder=str(runs_path / run),
-        location=location,
-        dataset=dataset.id,
-        provenance=described,
-        device=placement.device,
-        threads=max(1, int(placement.cpus)),
-        lanes=lanes,
-        streamed=streamed,
-        allow_python=allow_python,
-    )
-    result = _fit(config, placement, runs_path, watchers)
-    best = best_checkpoint(result)
-    watchers.report(Progress(phase="register", done=spec.epochs, total=spec.epochs, unit="epochs"))
-    return register_best(spec, objective, rows, dataset, registry, location, best, described)
+    config = loop_config(prepared, placement, run, runs_path, location, provenance)
+    return best_checkpoint(_fit(config, placement, runs_path, watchers))
 
 
 def _objective(spec: TrainSpec, card: DatasetCard, dataset: OpenVersion) -> Objective:
@@ -164,7 +220,7 @@ def _fit(config: LoopConfig, placement: Placement, runs_path: Path, watchers: Wa
         watchers.on_epoch(metrics)
         watchers.report(Progress(phase="train", done=metrics.epoch, total=config.spec.epochs, unit="epochs"))
 
-    trainer = _trainer(config, placement, runs_path, EpochWriter(config.run, metrics_path))
+    trainer = make_trainer(config, placement, runs_path, EpochWriter(config.run, metrics_path))
     with EpochFollower(metrics_path, on_epoch):
         try:
             return trainer.fit()
@@ -175,7 +231,8 @@ def _fit(config: LoopConfig, placement: Placement, runs_path: Path, watchers: Wa
             raise JobError(f"Run {config.run} failed: {str(exc).strip().splitlines()[-1]}") from exc
 
 
-def _trainer(config: LoopConfig, placement: Placement, runs_path: Path, writer: EpochWriter) -> TorchTrainer:
+def make_trainer(config: LoopConfig, placement: Placement, runs_path: Path, writer: UserCallback) -> TorchTrainer:
+    """Return Ray Train's trainer of a run; `writer` gets what is reported."""
     spec = config.spec
     resources = {"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})
     return TorchTrainer(

@@ -33,6 +33,7 @@ from lightmill.training.checkpoints import Position, load_state, seal_state
 from lightmill.training.feed import Feed, KeptFeed, Origin, whole_batch
 from lightmill.training.lanes import Lanes
 from lightmill.training.objectives import OBJECTIVES, Batch, Objective
+from lightmill.training.repeating import deterministic_kernels, hardware_of, seed_at
 from lightmill.training.rows import Rows
 from lightmill.training.session import RaySession, Session
 from lightmill.training.strategies import STRATEGIES, Setting, Strategy
@@ -76,12 +77,12 @@ def train_worker(config: dict[str, str]) -> None:
 def run_epochs(config: LoopConfig, team: Team, session: Session) -> None:
     """Train all epochs that are not done yet, reporting each."""
     torch.set_num_threads(config.threads)
-    torch.manual_seed(config.spec.seed * 65_537 + team.rank)
-    worker = Worker(config, team, session)
-    try:
-        worker.train()
-    finally:
-        worker.close()
+    with deterministic_kernels(config.spec.deterministic):
+        worker = Worker(config, team, session)
+        try:
+            worker.train()
+        finally:
+            worker.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +138,7 @@ class Worker:
 
     def _epoch(self, number: int, first_step: int) -> Epoch:
         tally = Tally(self._objective)
+        seed_at(self._spec.seed, self._strategy.data_rank, number, first_step)
         started = 0.0
         step = first_step
         for step, batch in enumerate(self._feed.epoch(number, first_step), first_step):
@@ -182,9 +184,10 @@ class Worker:
             return
         config = self._config
         card = RunCard(model=self._spec.model, epoch=position.epoch, step=position.step, metrics=metrics)
+        origin = config.provenance.model_copy(update={"hardware": hardware_of(self._team)})
         self._session.report(
             metrics,
-            lambda: seal_state(config.location, config.run, card, state, position, totals, config.provenance),
+            lambda: seal_state(config.location, config.run, card, state, position, totals, origin),
         )
 
 

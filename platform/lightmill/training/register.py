@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from lightmill.datasets.reading import read_rows
@@ -31,10 +33,12 @@ def register_best(
     location: RegistryLocation,
     checkpoint: VersionId,
     provenance: Provenance,
+    files: Mapping[str, bytes] | None = None,
 ) -> VersionSummary:
     """Publish a checkpoint's weights as the next version of `spec.model`, and move `spec.alias` to it.
 
-    What was measured on the test split is added as an evaluation, which a promotion may rely on.
+    `files` are sealed beside the weights. What was measured on the test split is added as an evaluation, which a
+    promotion may rely on.
     """
     best = registry.open(checkpoint)
     card, run = dataset.manifest.dataset, best.manifest.run
@@ -58,7 +62,8 @@ def register_best(
         preparation=card.preparation if objective.labelled else None,
         tokens=None if objective.labelled else card.tokens,
     )
-    summary = publish_model(registry, spec.model, state, model, provenance)
+    origin = provenance.model_copy(update={"hardware": best.manifest.provenance.hardware})
+    summary = publish_model(registry, spec.model, state, model, origin, files)
     held_out = Evaluation(
         dataset=dataset.id,
         split="test",
@@ -73,16 +78,22 @@ def register_best(
 
 
 def publish_model(
-    registry: Registry, name: str, state: dict[str, torch.Tensor], card: ModelCard, provenance: Provenance
+    registry: Registry,
+    name: str,
+    state: dict[str, torch.Tensor],
+    card: ModelCard,
+    provenance: Provenance,
+    files: Mapping[str, bytes] | None = None,
 ) -> VersionSummary:
-    """Publish weights and a card as the next version of model `name`; see `Registry.commit` for the errors."""
+    """Publish weights, a card and files as the next version of model `name`; see `Registry.commit` for the errors."""
     draft = registry.begin(AssetKind.MODEL, name)
     sealed = seal_model(draft, state, newest_version(registry, AssetKind.MODEL, name))
+    beside = draft.seal_files(files) if files else None
     content = Content(
-        files=(sealed.file,),
+        files=(sealed.file, *(beside.files if beside else ())),
         tensors=sealed.tensors.tensors,
         safetensors_header=sealed.header,
-        blobs=sealed.tensors.blobs,
+        blobs=(*sealed.tensors.blobs, *(beside.blobs if beside else ())),
         model=card,
         provenance=provenance,
     )

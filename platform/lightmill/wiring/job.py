@@ -48,6 +48,10 @@ class JobContext:
         logger.info("%s", progress)
         self.platform.catalog.jobs.update(self.job.id, progress=progress)
 
+    def note(self, result: dict[str, object]) -> None:
+        """Keep what the job has found so far in its row; a job that goes on under the same id finds it there."""
+        self.platform.catalog.jobs.update(self.job.id, result=result)
+
     def refuse_own_files(self, path: Path) -> None:
         """Raise RequestError if a source lies in the platform's home: its keys are no data."""
         if path.resolve().is_relative_to(self.platform.settings.home.resolve()):
@@ -180,6 +184,6 @@ def _finish(
 ) -> None:
     """Write the final state, unless the job was cancelled meanwhile."""
     try:
-        platform.catalog.jobs.update(job.id, state=state, message=message, result=result or {}, finished=now_iso())
+        platform.catalog.jobs.update(job.id, state=state, message=message, result=result, finished=now_iso())
     except ConflictError:
         logger.warning("job %s ended as %s after it was cancelled", job.id, state)
