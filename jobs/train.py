@@ -26,7 +26,9 @@ def work(context: JobContext, spec: TrainSpec) -> dict[str, object]:
         context.platform.registry,
         context.platform.location,
         context.provenance,
-        Watchers(report=context.report, on_epoch=context.on_epoch),
+        Watchers(
+            report=context.report, on_epoch=context.on_epoch, on_steps=context.on_steps, recorded=context.recorded
+        ),
         allow_python=context.platform.settings.allow_python_steps,
     )
     return {"model_version": str(summary.id), "digest": summary.id.digest, "metrics": summary.metrics}

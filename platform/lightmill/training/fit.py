@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.train
@@ -19,13 +20,13 @@ from lightmill.datasets.translate import original_error
 from lightmill.errors import JobError, RequestError, UnavailableError
 from lightmill.models.architectures import build_module
 from lightmill.records.assets import DatasetCard, Provenance, VersionSummary
-from lightmill.records.jobs import EpochMetrics, Progress
+from lightmill.records.jobs import Progress, RunMetrics, StepMetrics
 from lightmill.records.references import AssetKind, VersionId, parse_reference
 from lightmill.records.signature import Architecture
 from lightmill.records.specs import TrainSpec
 from lightmill.registry import OpenVersion, Registry, RegistryLocation
 from lightmill.training.feed import CACHE_BYTES
-from lightmill.training.following import EpochFollower, EpochWriter, OnEpoch
+from lightmill.training.following import EpochWriter, OnEpoch
 from lightmill.training.lanes import Lanes, lane_count
 from lightmill.training.loop import LoopConfig, train_worker
 from lightmill.training.objectives import OBJECTIVES, Objective
@@ -34,6 +35,7 @@ from lightmill.training.register import register_best
 from lightmill.training.rows import Rows
 from lightmill.training.session import read_pointer
 from lightmill.training.strategies import STRATEGIES
+from lightmill.training.watching.follower import OnSteps, RunFollower
 
 SCORE = "validation_loss"
 WAIT_FOR_ROOM_S = 120.0
@@ -41,12 +43,18 @@ NODE_POLL_S = 5.0
 Report = Callable[[Progress], None]
 
 
+def _nothing(points: list[StepMetrics], progress: Progress) -> None:
+    """Hear of steps, and do nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watchers:
-    """Who is told how a run goes."""
+    """Who is told how a run goes; `recorded` returns what of it is sealed with the version."""
 
     report: Report
     on_epoch: OnEpoch
+    on_steps: OnSteps = _nothing
+    recorded: Callable[[], RunMetrics] = RunMetrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +68,14 @@ class Prepared:
     lanes: int
     streamed: bool
     allow_python: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A run that has ended: its best checkpoint, and files that are sealed with a version made of it."""
+
+    checkpoint: VersionId
+    files: dict[str, bytes]
 
 
 def describe_cluster() -> Cluster:
@@ -96,9 +112,19 @@ def train(
     """
     prepared = prepare(spec, registry, location, allow_python=allow_python)
     described = provenance.model_copy(update={"dataset": prepared.dataset.id, "run": run})
-    best = train_prepared(prepared, run, runs_path, location, described, watchers)
+    trained = train_prepared(prepared, run, runs_path, location, described, watchers)
     watchers.report(Progress(phase="register", done=spec.epochs, total=spec.epochs, unit="epochs"))
-    return register_best(spec, prepared.objective, prepared.rows, prepared.dataset, registry, location, best, described)
+    return register_best(
+        spec,
+        prepared.objective,
+        prepared.rows,
+        prepared.dataset,
+        registry,
+        location,
+        trained.checkpoint,
+        described,
+        trained.files,
+    )
 
 
 def prepare(spec: TrainSpec, registry: Registry, location: RegistryLocation, *, allow_python: bool = False) -> Prepared:
@@ -117,7 +143,8 @@ def prepare(spec: TrainSpec, registry: Registry, location: RegistryLocation, *, 
     rows = Rows(objective, card, allow_python=allow_python)
     count = card.profile.splits["train"]
     streamed = rows.row_bytes * count // spec.worker_range.min > CACHE_BYTES
-    lanes = spec.worker_range.max if streamed else lane_count(spec.batch_size, spec.worker_range.max)
+    most = spec.worker_range.max
+    lanes = most if streamed or spec.distribution else lane_count(spec.batch_size, most)
     check_lanes(spec, dataset, location, lanes)
     return Prepared(
         spec=spec,
@@ -162,7 +189,7 @@ def train_prepared(
     location: RegistryLocation,
     provenance: Provenance,
     watchers: Watchers,
-) -> VersionId:
+) -> Trained:
     """Train, and return the best checkpoint; see `train` for the errors."""
     spec = prepared.spec
     try:
@@ -173,7 +200,9 @@ def train_prepared(
             request_resources(bundles=[])  # the request would outlive this job; the placement group holds the nodes
     watchers.report(Progress(phase=f"start {placement}", done=0, total=spec.epochs, unit="epochs"))
     config = loop_config(prepared, placement, run, runs_path, location, provenance)
-    return best_checkpoint(_fit(config, placement, runs_path, watchers))
+    follower = RunFollower(run, runs_path / run, spec, watchers.on_epoch, watchers.on_steps, watchers.report)
+    best = best_checkpoint(_fit(config, placement, runs_path, follower))
+    return Trained(checkpoint=best, files=follower.files(watchers.recorded()))
 
 
 def _objective(spec: TrainSpec, card: DatasetCard, dataset: OpenVersion) -> Objective:
@@ -213,17 +242,11 @@ def check_lanes(spec: TrainSpec, dataset: OpenVersion, location: RegistryLocatio
         )
 
 
-def _fit(config: LoopConfig, placement: Placement, runs_path: Path, watchers: Watchers) -> Result:
-    metrics_path = runs_path / config.run / "metrics.jsonl"
-
-    def on_epoch(metrics: EpochMetrics) -> None:
-        watchers.on_epoch(metrics)
-        watchers.report(Progress(phase="train", done=metrics.epoch, total=config.spec.epochs, unit="epochs"))
-
-    trainer = make_trainer(config, placement, runs_path, EpochWriter(config.run, metrics_path))
-    with EpochFollower(metrics_path, on_epoch):
+def _fit(config: LoopConfig, placement: Placement, runs_path: Path, follower: RunFollower) -> Result:
+    with follower:
         try:
-            return trainer.fit()
+            writer = EpochWriter(config.run, follower.metrics_path)
+            return make_trainer(config, placement, runs_path, writer, follower.mailbox).fit()
         except ray.train.TrainingFailedError as exc:
             original = original_error(exc)
             if original is not None:
@@ -231,13 +254,15 @@ def _fit(config: LoopConfig, placement: Placement, runs_path: Path, watchers: Wa
             raise JobError(f"Run {config.run} failed: {str(exc).strip().splitlines()[-1]}") from exc
 
 
-def make_trainer(config: LoopConfig, placement: Placement, runs_path: Path, writer: UserCallback) -> TorchTrainer:
-    """Return Ray Train's trainer of a run; `writer` gets what is reported."""
+def make_trainer(
+    config: LoopConfig, placement: Placement, runs_path: Path, writer: UserCallback, mailbox: Any = None
+) -> TorchTrainer:
+    """Return Ray Train's trainer of a run; `writer` hears of epochs and the actor `mailbox`, if any, of steps."""
     spec = config.spec
     resources = {"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})
     return TorchTrainer(
         train_worker,
-        train_loop_config={"config": config.model_dump_json()},
+        train_loop_config={"config": config.model_dump_json(), "mailbox": mailbox},
         torch_config=TorchConfig(backend=placement.backend),
         scaling_config=ScalingConfig(
             num_workers=placement.workers, use_gpu=placement.gpus > 0, resources_per_worker=resources

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,9 @@ from lightmill.training.strategies import STRATEGIES, Setting, Strategy
 from lightmill.training.stream import StreamedFeed
 from lightmill.training.tally import Tally
 from lightmill.training.team import Team
+from lightmill.training.watching.mailbox import RayTell
+from lightmill.training.watching.observer import Observer
+from lightmill.training.watching.parts import Tell
 from lightmill.training.weighing import cut, weighed
 
 
@@ -63,22 +67,23 @@ class LoopConfig(Record):
     allow_python: bool = False
 
 
-def train_worker(config: dict[str, str]) -> None:
-    """Train; the entry that Ray Train calls in every worker."""
+def train_worker(config: dict[str, Any]) -> None:
+    """Train; the entry that Ray Train calls in every worker. `mailbox` is the handle of one, if steps are watched."""
     found = LoopConfig.model_validate_json(config["config"])
     context = get_context()
     device = get_device() if found.device == "cuda" else torch.device("cpu")
     team = Team(
         rank=context.get_world_rank(), world=context.get_world_size(), device=device, node=context.get_node_rank()
     )
-    run_epochs(found, team, RaySession(Path(found.run_folder)))
+    mailbox = config.get("mailbox")
+    run_epochs(found, team, RaySession(Path(found.run_folder)), RayTell(mailbox) if mailbox is not None else None)
 
 
-def run_epochs(config: LoopConfig, team: Team, session: Session) -> None:
-    """Train all epochs that are not done yet, reporting each."""
+def run_epochs(config: LoopConfig, team: Team, session: Session, tell: Tell | None = None) -> None:
+    """Train all epochs that are not done yet, reporting each; `tell` hears of steps."""
     torch.set_num_threads(config.threads)
     with deterministic_kernels(config.spec.deterministic):
-        worker = Worker(config, team, session)
+        worker = Worker(config, team, session, tell)
         try:
             worker.train()
         finally:
@@ -97,7 +102,7 @@ class Epoch:
 class Worker:
     """One worker of a run, from its data to its reports."""
 
-    def __init__(self, config: LoopConfig, team: Team, session: Session) -> None:
+    def __init__(self, config: LoopConfig, team: Team, session: Session, tell: Tell | None = None) -> None:
         """Read this worker's rows, build the model, and take over the last checkpoint if there is one."""
         self._config = config
         self._spec = config.spec
@@ -120,6 +125,7 @@ class Worker:
         feed = StreamedFeed if config.streamed else KeptFeed
         self._feed: Feed = feed(origin, self._rows, self._lanes, share, self._spec.seed, team.device)
         self._validation = self._validation_rows(dataset)
+        self._watch = Observer(self._strategy, tell)
         gc.collect()
         gc.freeze()  # what is loaded now stays; the collector need not walk a million objects between steps
 
@@ -128,9 +134,11 @@ class Worker:
         for epoch in range(self._position.epoch, self._spec.epochs):
             done = self._epoch(epoch, self._position.step)
             self._strategy.end_epoch()
-            metrics = epoch_metrics(self._objective, done) | self._evaluated() | self._strategy.measured()
+            metrics = epoch_metrics(self._objective, done) | self._watch.epoch_metrics()
+            metrics |= self._evaluated() | self._strategy.measured()
             self._report(Position(epoch=epoch + 1, step=0), metrics | {"epoch": epoch + 1})
             self._carried = None
+        self._watch.finish()
 
     def close(self) -> None:
         """End what the strategy started."""
@@ -141,10 +149,12 @@ class Worker:
         seed_at(self._spec.seed, self._strategy.data_rank, number, first_step)
         started = 0.0
         step = first_step
-        for step, batch in enumerate(self._feed.epoch(number, first_step), first_step):
+        for step, batch in enumerate(self._watch.feeding(self._feed.epoch(number, first_step)), first_step):
             started = started or time.perf_counter()
-            parts = weighed(self._strategy, cut(batch, self._spec.accumulate), self._lanes.rows(step))
-            tally.add(self._strategy.step(parts))
+            rows = self._lanes.rows(step)
+            counted = self._strategy.step(weighed(self._strategy, cut(batch, self._spec.accumulate), rows))
+            tally.add(counted)
+            self._watch.stepped(number, step, rows, counted)
         seconds = max(time.perf_counter() - started, 1e-9)
         totals = self._strategy.combined(tally.totals())
         if self._carried is not None:

@@ -37,7 +37,7 @@ def register_best(
 ) -> VersionSummary:
     """Publish a checkpoint's weights as the next version of `spec.model`, and move `spec.alias` to it.
 
-    `files` are sealed beside the weights. What was measured on the test split is added as an evaluation, which a
+    `files` are sealed with it, by their names. What was measured on the test split is added as an evaluation, which a
     promotion may rely on.
     """
     best = registry.open(checkpoint)
@@ -85,15 +85,15 @@ def publish_model(
     provenance: Provenance,
     files: Mapping[str, bytes] | None = None,
 ) -> VersionSummary:
-    """Publish weights, a card and files as the next version of model `name`; see `Registry.commit` for the errors."""
+    """Publish weights, a card and other files as the next version of model `name`; errors as `Registry.commit`."""
     draft = registry.begin(AssetKind.MODEL, name)
     sealed = seal_model(draft, state, newest_version(registry, AssetKind.MODEL, name))
-    beside = draft.seal_files(files) if files else None
+    others = draft.seal_files(files or {})
     content = Content(
-        files=(sealed.file, *(beside.files if beside else ())),
+        files=(sealed.file, *others.files),
         tensors=sealed.tensors.tensors,
         safetensors_header=sealed.header,
-        blobs=(*sealed.tensors.blobs, *(beside.blobs if beside else ())),
+        blobs=(*sealed.tensors.blobs, *others.blobs),
         model=card,
         provenance=provenance,
     )

@@ -44,9 +44,9 @@ def replay(
     described = provenance.model_copy(
         update={"dataset": prepared.dataset.id, "run": run, "spec": spec.model_dump(mode="json")}
     )
-    checkpoint = train_prepared(prepared, run, runs_path, location, described, watchers)
+    trained = train_prepared(prepared, run, runs_path, location, described, watchers)
     watchers.report(Progress(phase="compare", done=spec.epochs, total=spec.epochs, unit="epochs"))
-    again = registry.open(checkpoint)
+    again = registry.open(trained.checkpoint)
     digest, found = weights_digest(original), safetensors_digest(load_model_state(again))
     now = described.model_copy(update={"hardware": again.manifest.provenance.hardware})
     done = again.manifest.run

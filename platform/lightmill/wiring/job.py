@@ -20,7 +20,7 @@ from pathlib import Path
 from lightmill.errors import ConflictError, JobError, LightmillError, RequestError
 from lightmill.records.assets import Provenance
 from lightmill.records.base import now_iso
-from lightmill.records.jobs import EpochMetrics, Job, JobKind, JobState, Progress
+from lightmill.records.jobs import EpochMetrics, Job, JobKind, JobState, Progress, RunMetrics, StepMetrics
 from lightmill.records.specs import SpecT, load_spec
 from lightmill.settings import Settings
 from lightmill.telemetry import configure_logging
@@ -62,6 +62,15 @@ class JobContext:
         shown = "  ".join(f"{key} {value:.4f}" for key, value in metrics.metrics.items())
         logger.info("epoch %d  %s", metrics.epoch, shown)
         self.platform.catalog.runs.record_epoch(metrics)
+
+    def on_steps(self, points: list[StepMetrics], progress: Progress) -> None:
+        """Keep points of steps, and how far the job is, in the catalog."""
+        self.platform.catalog.runs.record_steps(points)
+        self.platform.catalog.jobs.update(self.job.id, progress=progress)
+
+    def recorded(self) -> RunMetrics:
+        """Return all metrics of the run that are in the catalog, those of an earlier start of it too."""
+        return self.platform.catalog.runs.history(self.job.id)
 
 
 Work = Callable[[JobContext, SpecT], dict[str, object]]

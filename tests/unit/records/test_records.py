@@ -16,6 +16,7 @@ from lightmill.records.base import Record, now_iso
 from lightmill.records.references import AssetKind, VersionId
 from tests.unit.records.data_examples import DATA
 from tests.unit.records.quality_examples import EXAMPLES
+from tests.unit.records.training_examples import TRAINING
 from tests.unit.records.version_examples import VERSIONS
 
 VERSION = VersionId(kind=AssetKind.DATASET, name="d", seq=3, digest="ab" * 32)
@@ -193,6 +194,7 @@ RECORDS: list[Record] = [
     specs.WorkerResources(cpus=0.5, gpus=2),
     *EXAMPLES,
     *DATA,
+    *TRAINING,
     *VERSIONS,
     specs.Spec(),
 ]

@@ -25,6 +25,17 @@ OPTIMIZERS: dict[OptimizerName, type[torch.optim.Optimizer]] = {
     "adafactor": torch.optim.Adafactor,
     "muon": torch.optim.Muon,
 }
+_FUSED: frozenset[OptimizerName] = frozenset({"sgd", "adam", "adamw", "adagrad"})
+"""Those with a kernel that updates all parameters at once, on CPUs too; sharded parameters do without."""
+
+
+def _is_plain(parameter: nn.Parameter) -> bool:
+    """Whether a parameter is a tensor of real numbers in this process's memory, neither sharded nor without memory."""
+    return (
+        type(parameter.data) is torch.Tensor
+        and parameter.is_floating_point()
+        and parameter.device.type in ("cpu", "cuda")
+    )
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], spec: TrainSpec) -> torch.optim.Optimizer:
@@ -34,7 +45,9 @@ def build_optimizer(parameters: Iterable[nn.Parameter], spec: TrainSpec) -> torc
         RequestError: The optimizer does not take these arguments.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    arguments = {name: tuple(v) if isinstance(v, list) else v for name, v in spec.optimizer.arguments.items()}
+    fused = spec.optimizer.name in _FUSED and all(_is_plain(p) for p in trained)
+    arguments = {"fused": True} if fused else {}
+    arguments |= {name: tuple(v) if isinstance(v, list) else v for name, v in spec.optimizer.arguments.items()}
     try:
         return OPTIMIZERS[spec.optimizer.name](
             trained, **{"lr": spec.learning_rate, "weight_decay": spec.weight_decay, **arguments}

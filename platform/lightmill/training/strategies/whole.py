@@ -37,7 +37,8 @@ class WholeModule(Strategy):
 
     def step(self, parts: Sequence[Part]) -> Sequence[Step]:
         """See the base."""
-        self.forward_module().train()
+        if not self.module.training:
+            self.forward_module().train()
         self.updater.zero()
         steps = self.gradients(parts)
         self.updater.apply()
