@@ -19,6 +19,7 @@ def work(context: JobContext, spec: TrainSpec) -> dict[str, object]:
     """Train; the job's id is the run's name."""
     from lightmill.training.fit import Watchers, train
 
+    notes: list[str] = []
     summary = train(
         spec,
         context.job.id,
@@ -27,11 +28,16 @@ def work(context: JobContext, spec: TrainSpec) -> dict[str, object]:
         context.platform.location,
         context.provenance,
         Watchers(
-            report=context.report, on_epoch=context.on_epoch, on_steps=context.on_steps, recorded=context.recorded
+            report=context.report,
+            on_epoch=context.on_epoch,
+            on_steps=context.on_steps,
+            recorded=context.recorded,
+            note=notes.append,
         ),
         allow_python=context.platform.settings.allow_python_steps,
     )
-    return {"model_version": str(summary.id), "digest": summary.id.digest, "metrics": summary.metrics}
+    found: dict[str, object] = {"notes": notes} if notes else {}
+    return {"model_version": str(summary.id), "digest": summary.id.digest, "metrics": summary.metrics, **found}
 
 
 def functions(context: JobContext, spec: TrainSpec) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,12 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.autoscaler.sdk import request_resources
-from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig, UserCallback
+from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from lightmill.datasets.dealing import deal_split
 from lightmill.datasets.translate import original_error
-from lightmill.errors import JobError, RequestError, UnavailableError
+from lightmill.errors import JobError, RequestError
 from lightmill.models.architectures import build_module
 from lightmill.records.assets import DatasetCard, Provenance, VersionSummary
 from lightmill.records.jobs import Progress, RunMetrics, StepMetrics
@@ -30,16 +28,17 @@ from lightmill.training.following import EpochWriter, OnEpoch
 from lightmill.training.lanes import Lanes, lane_count
 from lightmill.training.loop import LoopConfig, train_worker
 from lightmill.training.objectives import OBJECTIVES, Objective
-from lightmill.training.placement import DATA_CPUS, Cluster, Placement, place
+from lightmill.training.placement import Placement
+from lightmill.training.planning.refusing import refuse_too_large
+from lightmill.training.planning.subject import Subject
 from lightmill.training.register import register_best
 from lightmill.training.rows import Rows
 from lightmill.training.session import read_pointer
 from lightmill.training.strategies import STRATEGIES
+from lightmill.training.waiting import describe_cluster, find_place, scaling_of
 from lightmill.training.watching.follower import OnSteps, RunFollower
 
 SCORE = "validation_loss"
-WAIT_FOR_ROOM_S = 120.0
-NODE_POLL_S = 5.0
 Report = Callable[[Progress], None]
 
 
@@ -49,12 +48,16 @@ def _nothing(points: list[StepMetrics], progress: Progress) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watchers:
-    """Who is told how a run goes; `recorded` returns what of it is sealed with the version."""
+    """Who is told how a run goes.
+
+    `recorded` returns what of it is sealed with the version; `note` gets what the result should say besides.
+    """
 
     report: Report
     on_epoch: OnEpoch
     on_steps: OnSteps = _nothing
     recorded: Callable[[], RunMetrics] = RunMetrics
+    note: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,12 @@ class Prepared:
     streamed: bool
     allow_python: bool
 
+    def subject(self, location: RegistryLocation) -> Subject:
+        """Return what a plan of the run looks at."""
+        return Subject(
+            spec=self.spec, dataset=self.dataset, location=location, objective=self.objective, rows=self.rows
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
@@ -76,16 +85,6 @@ class Trained:
 
     checkpoint: VersionId
     files: dict[str, bytes]
-
-
-def describe_cluster() -> Cluster:
-    """Return what Ray's live nodes offer."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return Cluster(
-        node_cpus=tuple(float(node.get("CPU", 0)) for node in nodes),
-        node_gpus=tuple(float(node.get("GPU", 0)) for node in nodes),
-        accelerators=frozenset(key for node in nodes for key in node if key.startswith("accelerator_type:")),
-    )
 
 
 def train(
@@ -138,7 +137,7 @@ def prepare(spec: TrainSpec, registry: Registry, location: RegistryLocation, *, 
     card = dataset.manifest.dataset
     if card is None:
         raise RequestError(f"{dataset.id} is no dataset that can be trained on.")
-    objective = _objective(spec, card, dataset)
+    objective = objective_of(spec, card, dataset)
     check_strategy(spec, objective.architecture)
     rows = Rows(objective, card, allow_python=allow_python)
     count = card.profile.splits["train"]
@@ -192,12 +191,10 @@ def train_prepared(
 ) -> Trained:
     """Train, and return the best checkpoint; see `train` for the errors."""
     spec = prepared.spec
-    try:
-        placement = place_or_wait(spec, watchers.report)
-        wait_for_room(placement, watchers.report)
-    finally:
-        if spec.resources.wait_for_nodes_s:
-            request_resources(bundles=[])  # the request would outlive this job; the placement group holds the nodes
+    placement = find_place(spec, watchers.report, streamed=prepared.streamed)
+    refuse_too_large(prepared.subject(location), placement, describe_cluster())
+    for said in placement.notes:
+        watchers.note(said)
     watchers.report(Progress(phase=f"start {placement}", done=0, total=spec.epochs, unit="epochs"))
     config = loop_config(prepared, placement, run, runs_path, location, provenance)
     follower = RunFollower(run, runs_path / run, spec, watchers.on_epoch, watchers.on_steps, watchers.report)
@@ -205,7 +202,12 @@ def train_prepared(
     return Trained(checkpoint=best, files=follower.files(watchers.recorded()))
 
 
-def _objective(spec: TrainSpec, card: DatasetCard, dataset: OpenVersion) -> Objective:
+def objective_of(spec: TrainSpec, card: DatasetCard, dataset: OpenVersion) -> Objective:
+    """Return what a run minimizes, with the sizes that its dataset decides.
+
+    Raises:
+        RequestError: Dataset, objective and architecture do not go together.
+    """
     try:
         return OBJECTIVES[spec.objective](card, spec.architecture)
     except RequestError as exc:
@@ -259,14 +261,11 @@ def make_trainer(
 ) -> TorchTrainer:
     """Return Ray Train's trainer of a run; `writer` hears of epochs and the actor `mailbox`, if any, of steps."""
     spec = config.spec
-    resources = {"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})
     return TorchTrainer(
         train_worker,
         train_loop_config={"config": config.model_dump_json(), "mailbox": mailbox},
         torch_config=TorchConfig(backend=placement.backend),
-        scaling_config=ScalingConfig(
-            num_workers=placement.workers, use_gpu=placement.gpus > 0, resources_per_worker=resources
-        ),
+        scaling_config=scaling_of(placement),
         run_config=RunConfig(
             name=config.run,
             storage_path=str(runs_path),
@@ -283,52 +282,6 @@ def make_trainer(
             callbacks=[writer],
         ),
     )
-
-
-def place_or_wait(spec: TrainSpec, report: Report) -> Placement:
-    """Place a run on the cluster as it is, or, if the specification waits for nodes, as it becomes.
-
-    Raises:
-        RequestError: The cluster cannot hold it, and no node that could came in time.
-    """
-    end = time.monotonic() + spec.resources.wait_for_nodes_s
-    while True:
-        try:
-            return place(spec, describe_cluster())
-        except RequestError:
-            if time.monotonic() >= end:
-                raise
-        gpus = spec.resources.gpus if isinstance(spec.resources.gpus, float) else 0.0
-        bundle = {"CPU": spec.resources.cpus} | ({"GPU": gpus} if gpus else {})
-        request_resources(bundles=[bundle] * spec.worker_range.min)
-        report(Progress(phase="wait for nodes", unit="epochs"))
-        time.sleep(NODE_POLL_S)
-
-
-def wait_for_room(placement: Placement, report: Report, wait_s: float = WAIT_FOR_ROOM_S) -> None:
-    """Return when the cluster has the placement's resources free.
-
-    Raises:
-        UnavailableError: Others hold them for longer than `wait_s` seconds.
-    """
-    needed = {
-        "CPU": placement.workers * placement.cpus + DATA_CPUS,
-        "GPU": placement.workers * placement.gpus,
-    }
-    end = time.monotonic() + wait_s
-    while True:
-        free = ray.available_resources()
-        short = {k: v - free.get(k, 0.0) for k, v in needed.items() if v > free.get(k, 0.0) + 1e-6}
-        if not short:
-            return
-        lacking = ", ".join(f"{value:g} {key}" for key, value in short.items())
-        if time.monotonic() > end:
-            raise UnavailableError(
-                f"The cluster stayed busy for {wait_s:g} s: {lacking} more must be free for {placement}. Try again "
-                "later, lower `workers`, or add nodes."
-            )
-        report(Progress(phase=f"wait for {lacking}", unit="epochs"))
-        time.sleep(0.5)
 
 
 def best_checkpoint(result: Result) -> VersionId:

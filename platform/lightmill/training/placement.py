@@ -6,7 +6,7 @@ both are refused here, before anything starts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -17,8 +17,8 @@ DATA_CPUS = 1.0
 """What Ray Data needs beside the workers where rows stream from the store."""
 _EPSILON = 1e-9
 LOGICAL = (
-    "The cluster's GPUs are logical ones without a device: workers hold them, train on CPUs and talk over gloo. Start Ray "
-    "without --num-gpus, or on machines with GPUs, for anything else."
+    "The cluster's GPUs are logical ones without a device (ray start --num-gpus): workers hold them, train on CPUs and "
+    "talk over gloo."
 )
 SHARED = "Several workers share a GPU, which NCCL does not allow: they talk over gloo."
 
@@ -43,14 +43,14 @@ class Node:
         return all(self.labels.get(key) == value for key, value in labels.items())
 
     def holds(self, cpus: float, gpus: float) -> int:
-        """Return how many workers that ask for so much the node holds. Workers share a GPU, but none has parts of two."""
+        """Return how many workers that ask for so much the node holds; they share a GPU, but none has parts of two."""
         by_cpu = int(self.cpus / cpus + _EPSILON)
         if not gpus:
             return by_cpu
         if gpus < 1:
-            left = self.gpus % 1
-            each = int(1 / gpus + _EPSILON)
-            return min(by_cpu, int(self.gpus + _EPSILON) * each + int(left / gpus + _EPSILON) % max(1, each))
+            devices = int(self.gpus + _EPSILON)
+            left = max(0.0, self.gpus - devices)
+            return min(by_cpu, devices * int(1 / gpus + _EPSILON) + int(left / gpus + _EPSILON))
         return min(by_cpu, int(self.gpus / gpus + _EPSILON))
 
 
@@ -205,7 +205,7 @@ def _no_such_node(labels: Mapping[str, str], cluster: Cluster) -> str:
     have = f"they have {', '.join(known)}" if known else "they have no labels"
     return (
         f"No node has resources.labels {_pairs(labels)}; {have}. Change `resources.labels`, start a node with "
-        f"`ray start --labels={_pairs(labels)}`, or set `resources.wait_for_nodes_s` where an autoscaler adds such nodes."
+        f"`ray start --labels={_pairs(labels)}`, or set `resources.wait_for_nodes_s` where an autoscaler adds some."
     )
 
 
@@ -226,4 +226,4 @@ def _count(value: float, what: str) -> str:
     return f"{value:g} {what}" + ("" if value == 1 else "s")
 
 
-__all__: Sequence[str] = ["Cluster", "Node", "Placement", "awaited", "gpus_each", "place"]
+__all__ = ["Cluster", "Node", "Placement", "awaited", "gpus_each", "place"]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import ray
 from ray._private.state import available_resources_per_node
 from ray.autoscaler.sdk import request_resources
+from ray.train import ScalingConfig
 
 from lightmill.errors import RequestError, UnavailableError
 from lightmill.records.jobs import Progress
@@ -61,6 +62,17 @@ def _node(node: dict, resources: dict) -> Node:
         accelerator=kinds[0] if kinds else None,
         memory_bytes=None if memory is None else int(memory + store),
         name=node.get("NodeManagerAddress", ""),
+    )
+
+
+def scaling_of(placement: Placement) -> ScalingConfig:
+    """Return a placement as Ray Train takes it."""
+    return ScalingConfig(
+        num_workers=(placement.workers, placement.most) if placement.most > placement.workers else placement.workers,
+        use_gpu=placement.gpus > 0,
+        resources_per_worker=placement.resources,
+        placement_strategy="SPREAD" if placement.spread else "PACK",
+        label_selector=dict(placement.labels) or None,
     )
 
 

@@ -103,6 +103,7 @@ FROZEN = {
     "models show": ["reference", "--all", "--json"],
     "models tag": ["reference", "tags", "--remove", "--json"],
     "models verify": ["target", "--sample", "--seed", "--public-key", "--json"],
+    "plan": ["spec", "--strategy", "--probe", "--no-probe", "--gbits", "--json"],
     "predict": ["endpoint", "rows", "--json"],
     "registry backup": ["target", "--verify-all", "--json"],
     "registry check": ["--deep", "--sample", "--seed", "--json"],

@@ -36,7 +36,10 @@ AnyStrategy = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """`data` x `tensor` x `stages` x `context` workers; `data` is into how many shares each step's rows go."""
+    """`data` x `tensor` x `stages` x `context` workers; `data` is into how many shares each step's rows go.
+
+    With `shard`, parameters, gradients and optimizer are sharded over `data` (FSDP).
+    """
 
     data: int
     tensor: int = 1
@@ -44,6 +47,7 @@ class Layout:
     context: int = 1
     microbatches: int = 1
     schedule: str = "1f1b"
+    shard: bool = False
 
     @property
     def workers(self) -> int:
@@ -76,14 +80,16 @@ def layout_of(strategy: AnyStrategy, workers: int) -> Layout:
         case ContextSpec(size=size):
             size = _divisor("context", "size", size, workers)
             return Layout(data=workers // size, context=size)
-        case HybridSpec(data=data, tensor=tensor, pipeline=stages, microbatches=parts, schedule=schedule):
+        case FsdpSpec():
+            return Layout(data=workers, shard=True)
+        case HybridSpec(data=data, tensor=tensor, pipeline=stages, microbatches=parts, schedule=schedule, shard=shard):
             data = data or workers // (tensor * stages)
             if data * tensor * stages != workers:
                 raise RequestError(
                     f"strategy hybrid: data {data} x tensor {tensor} x pipeline {stages} are {data * tensor * stages} "
                     f"workers, not {workers}; change `workers` or one of the three."
                 )
-            return Layout(data=data, tensor=tensor, stages=stages, microbatches=parts, schedule=schedule)
+            return Layout(data=data, tensor=tensor, stages=stages, microbatches=parts, schedule=schedule, shard=shard)
         case HybridSyncSpec(group_size=size):
             _divisor("hybrid_sync", "group_size", size, workers)
     return Layout(data=workers)
@@ -93,8 +99,8 @@ def _divisor(strategy: str, field: str, size: int, workers: int) -> int:
     size = size or workers
     if workers % size:
         raise RequestError(
-            f"strategy {strategy}: {field} {size} does not divide {workers} workers; set {field} to a divisor, or change "
-            "`workers`."
+            f"strategy {strategy}: {field} {size} does not divide {workers} workers; set {field} to a divisor, or "
+            "change `workers`."
         )
     return size
 
@@ -109,6 +115,8 @@ class Layers:
         whole_outputs: Of these, those that return whole values, summed over the workers.
         parameter_bytes: The parameters of each layer, and under "" those of no layer.
         first: Modules outside of layers that compute before them; others compute after them.
+        shared_bytes: The matrices of `first` that the end of the model uses too, such as an embedding that reads logits;
+            a pipeline's last stage has a copy.
     """
 
     names: tuple[str, ...]
@@ -116,6 +124,7 @@ class Layers:
     whole_outputs: frozenset[str]
     parameter_bytes: dict[str, int]
     first: frozenset[str]
+    shared_bytes: int = 0
 
     def layer(self, place: str) -> str | None:
         """Return the layer that a module or a parameter is of."""
@@ -126,7 +135,9 @@ class Layers:
         layer = self.layer(place)
         if layer is None:
             return 0 if place.partition(".")[0] in self.first else stages - 1
-        return self.names.index(layer) * stages // len(self.names)
+        each, more = divmod(len(self.names), stages)  # earlier stages have one more
+        place_in = self.names.index(layer)
+        return place_in // (each + 1) if place_in < more * (each + 1) else more + (place_in - more * (each + 1)) // each
 
     def is_split(self, place: str) -> bool:
         """Return whether tensor parallelism splits a parameter, or what is made while a module computes."""
@@ -153,24 +164,38 @@ def layers_of(module: nn.Module) -> Layers:
     top = [name for name, _ in module.named_children()]
     first = top[: top.index(root.partition(".")[0])] if root else []
     sizes = {name: _bytes(module.get_submodule(name)) for name in names}
-    split, whole = _split_parts(module, names) if lists else (frozenset(), frozenset())
+    split, whole = _split_parts(module, names) if lists else _split_sequence(module, names)
+    ends = [name for name in top if root and name not in (*first, root.partition(".")[0])]
     return Layers(
         names=names,
         split=split,
         whole_outputs=whole,
         parameter_bytes={**sizes, "": _bytes(module) - sum(sizes.values())},
         first=frozenset(first),
+        shared_bytes=0 if any(_matrices(module, name) for name in ends) else sum(_matrices(module, n) for n in first),
     )
 
 
 def _split_parts(module: nn.Module, names: tuple[str, ...]) -> tuple[frozenset[str], frozenset[str]]:
+    """Return what is split of layers, and beside them embedding and logits by the vocabulary."""
     split, whole = set(), set()
     for layer in names:
         for child, part in module.get_submodule(layer).named_children():
             maps = [name for name, inner in part.named_modules() if name and isinstance(inner, nn.Linear)]
             split |= {f"{layer}.{child}.{name}" for name in maps}
             whole |= {f"{layer}.{child}.{name}" for name in maps[-1:]}
-    return frozenset(split), frozenset(whole)
+    beside = {name for name, part in module.named_children() if isinstance(part, nn.Embedding | nn.Linear)}
+    return frozenset(split | beside), frozenset(whole | beside)
+
+
+def _split_sequence(module: nn.Module, names: tuple[str, ...]) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the linear maps of a sequence: split by columns and by rows in turns, after which values are whole."""
+    maps = [name for name in names if isinstance(module.get_submodule(name), nn.Linear)]
+    return frozenset(maps), frozenset(maps[1::2] + maps[-1:])
+
+
+def _matrices(module: nn.Module, name: str) -> int:
+    return sum(parameter.nbytes for parameter in module.get_submodule(name).parameters() if parameter.ndim == 2)
 
 
 def _bytes(module: nn.Module) -> int:

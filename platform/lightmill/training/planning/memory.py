@@ -18,8 +18,7 @@ from lightmill.training.strategies.whole import WholeModule
 from lightmill.training.team import Team
 
 STEPS = 2
-PARTS = 2
-"""More parts of a step than two take no more memory than two: gradients are there from the first on."""
+PARTS = 2  # more take no more memory: gradients are there from the first on
 
 
 def follow_step(

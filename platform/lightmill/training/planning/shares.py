@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lightmill.records.training import (
-    DdpSpec,
     FsdpSpec,
     HybridSyncSpec,
     LocalSgdSpec,
@@ -107,14 +106,13 @@ def stage_weight(trace: Trace, layers: Layers, strategy: AnyStrategy, layout: La
 
 def _staying_weight(layers: Layers, strategy: AnyStrategy, layout: Layout, stage: int) -> Weight:
     def weight(block: Block) -> float:
-        match strategy:
-            case FsdpSpec(reshard=reshard):
-                return 1.0 if block.kind == "parameter" and not reshard else 1 / layout.data
-            case ParameterServerSpec() | HybridSyncSpec() if block.kind in ("optimizer", "averaged"):
-                return 0.0
+        if isinstance(strategy, ParameterServerSpec | HybridSyncSpec) and block.kind in ("optimizer", "averaged"):
+            return 0.0
         if layers.stage(block.place, layout.stages) != stage:
             return 0.0
-        return 1 / layout.tensor if layers.is_split(block.place) else 1.0
+        share = 1 / layout.tensor if layers.is_split(block.place) else 1.0
+        kept = block.kind == "parameter" and isinstance(strategy, FsdpSpec) and not strategy.reshard
+        return share if kept or not layout.shard else share / layout.data
 
     return weight
 
@@ -124,13 +122,9 @@ def beside_bytes(trace: Trace, layers: Layers, strategy: AnyStrategy, layout: La
     parameters, gradients = trace.total("parameter"), trace.total("gradient")
     if layout.workers == 1 and not isinstance(strategy, ParameterServerSpec):
         return 0
+    if layout.shard:
+        return _gathered(layers, layout, freed=not isinstance(strategy, FsdpSpec) or strategy.reshard)
     match strategy:
-        case DdpSpec():
-            return gradients  # the buckets that are sent
-        case FsdpSpec(reshard=reshard):
-            largest = max((size for name, size in layers.parameter_bytes.items() if name), default=0)
-            gathered = layers.parameter_bytes[""] + 2 * largest if reshard else 0  # one computes, the next one comes
-            return gathered + max(largest, layers.parameter_bytes[""])  # and its gradients before they are cut
         case ParameterServerSpec():
             return parameters + gradients  # one message each way
         case LocalSgdSpec(outer=outer):
@@ -139,7 +133,15 @@ def beside_bytes(trace: Trace, layers: Layers, strategy: AnyStrategy, layout: La
             return 2 * parameters  # one goes, one comes
         case HybridSyncSpec():
             return parameters + 2 * gradients
-    return gradients // (layout.tensor * layout.stages) if layout.data * layout.context > 1 else 0
+    sent = gradients // (layout.tensor * layout.stages) if layout.data * layout.context > 1 else 0  # in buckets
+    return sent + (2 * layers.shared_bytes if layout.stages > 1 else 0)  # the copy and its gradient
+
+
+def _gathered(layers: Layers, layout: Layout, *, freed: bool) -> int:
+    """Return the whole parameters of a layer that computes and of the next one, and gradients before they are cut."""
+    largest = max((size for name, size in layers.parameter_bytes.items() if name), default=0)
+    rest = layers.parameter_bytes[""]
+    return ((rest + 2 * largest if freed else 0) + max(largest, rest)) // (layout.tensor * layout.stages)
 
 
 def server_bytes(trace: Trace, strategy: AnyStrategy) -> int:

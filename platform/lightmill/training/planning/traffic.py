@@ -50,9 +50,6 @@ def step_traffic(trace: Trace, layers: Layers, strategy: AnyStrategy, layout: La
     """
     parameters, gradients, n = trace.total("parameter"), trace.total("gradient"), layout.workers
     match strategy:
-        case FsdpSpec(reshard=reshard):
-            passes = (2 if reshard else 1) * accumulate
-            return _even(passes * gathered(parameters, n) + gathered(gradients, n), n)
         case ParameterServerSpec(servers=servers):
             return _served(gradients, parameters, clients=n, servers=servers, workers=n, inside=0.0)
         case LocalSgdSpec(local_steps=steps):
@@ -62,9 +59,12 @@ def step_traffic(trace: Trace, layers: Layers, strategy: AnyStrategy, layout: La
         case HybridSyncSpec(group_size=size, servers=servers):
             inside = reduced(gradients, size)
             return _served(gradients, parameters, clients=n // size, servers=servers, workers=n, inside=inside)
-    own = gradients / (layout.tensor * layout.stages)
-    sent = reduced(own, layout.data * layout.context) + accumulate * _of_parts(trace, layers, layout)
-    return _even(sent, n)
+    split, sharing = layout.tensor * layout.stages, layout.data * layout.context
+    sent = reduced(gradients / split, sharing)
+    if layout.shard:
+        passes = accumulate * (1 if isinstance(strategy, FsdpSpec) and not strategy.reshard else 2)
+        sent = (passes * gathered(parameters, sharing) + gathered(gradients, sharing)) / split
+    return _even(sent + accumulate * _of_parts(trace, layers, layout), n)
 
 
 def _of_parts(trace: Trace, layers: Layers, layout: Layout) -> float:

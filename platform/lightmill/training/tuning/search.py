@@ -28,15 +28,16 @@ from lightmill.records.jobs import EpochMetrics, Progress
 from lightmill.records.references import AssetKind, VersionId, parse_reference
 from lightmill.records.tuning import PbtSpec, Trial, TrialTable, TuneSpec
 from lightmill.registry import Registry, RegistryLocation
-from lightmill.training.fit import Watchers, describe_cluster, place_or_wait, prepare, wait_for_room
+from lightmill.training.fit import Watchers, prepare
 from lightmill.training.forgetting import forget, forget_run
-from lightmill.training.placement import DATA_CPUS, Placement
+from lightmill.training.placement import Placement
 from lightmill.training.register import register_best
 from lightmill.training.tuning.algorithms import EPOCH, remember, scheduler_of
 from lightmill.training.tuning.limits import Judge
 from lightmill.training.tuning.proposing import OptunaProposer, check_some, point_of, propose_all
 from lightmill.training.tuning.table import Keep, Table, end_state
-from lightmill.training.tuning.trial import FAILED, POINTER, TrialContext, train_trial, trial_name
+from lightmill.training.tuning.trial import FAILED, POINTER, TrialContext, TrialPlacement, train_trial, trial_name
+from lightmill.training.waiting import describe_cluster, find_place
 
 TRIALS_FILE = "trials.json"
 KEEP_EVERY_S = 1.0
@@ -96,20 +97,16 @@ def search(
     if proposer is None:
         watchers.report(Progress(phase="judge configurations", total=spec.trial_count, unit="trials"))
         propose_all(spec, judge, table)
-    placement = place_or_wait(spec.train, watchers.report)
     if table.waiting() or proposer:
-        wait_for_room(placement, watchers.report)
+        streamed = prepare(spec.train, place.registry, place.location, allow_python=allow_python).streamed
+        placement = find_place(spec.train, watchers.report, streamed=streamed)
         context = TrialContext(
             spec=spec,
             job=place.job,
             runs_path=str(place.runs_path),
             location=place.location,
             provenance=provenance.listed(),
-            workers=placement.workers,
-            cpus=placement.cpus,
-            gpus=placement.gpus,
-            device=placement.device,
-            backend=placement.backend,
+            placement=TrialPlacement.of(placement),
             allow_python=allow_python,
         )
         _train_all(context, table, proposer, Follower(spec, table, place.registry, watchers), memory)
@@ -136,7 +133,7 @@ def _train_all(
     context: TrialContext, table: Table, proposer: OptunaProposer | None, follower: Follower, memory: Memory
 ) -> None:
     """Run Ray Tune until no trial is left."""
-    spec, placement = context.spec, context.placement
+    spec, placement = context.spec, context.placement.placement
     os.environ.update(QUIET)
     scheduler = scheduler_of(spec)
     ended = [trial for trial in table.record.trials if trial.ended and trial.epochs]
@@ -146,7 +143,7 @@ def _train_all(
     searcher: Searcher | BasicVariantGenerator = proposer or BasicVariantGenerator(max_concurrent=parallel)
     config: dict[str, Any] = {"context": context.model_dump_json()}
     tune.run(
-        tune.with_resources(train_trial, _resources(spec, placement)),
+        tune.with_resources(train_trial, _resources(placement)),
         name=f"{context.job}-{secrets.token_hex(3)}",
         storage_path=context.runs_path,
         config=config if proposer else config | {"point": tune.grid_search(points)},
@@ -156,7 +153,7 @@ def _train_all(
         max_concurrent_trials=parallel if proposer else None,
         callbacks=[follower],
         max_failures=spec.train.failures.worker,
-        reuse_actors=placement.workers == 1,
+        reuse_actors=placement.most == 1,
         raise_on_failed_trial=False,
         trial_name_creator=_name_of,
         trial_dirname_creator=_name_of,
@@ -172,22 +169,20 @@ def _number_of(trial: TuneTrial) -> int:
     return int(str(trial)[1:])
 
 
-def _resources(spec: TuneSpec, placement: Placement) -> PlacementGroupFactory:
+def _resources(placement: Placement) -> PlacementGroupFactory:
     """Return what a trial holds: its one worker, or next to nothing beside a Ray Train that places its workers."""
-    if placement.workers > 1:
+    if placement.most > 1:
         return PlacementGroupFactory([{"CPU": 0.01}])
-    bundle = {"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})
-    labels = spec.train.resources.labels
-    more: dict[str, Any] = {"bundle_label_selector": [labels]} if labels else {}
-    return PlacementGroupFactory([bundle], **more)
+    more: dict[str, Any] = {"bundle_label_selector": [dict(placement.labels)]} if placement.labels else {}
+    return PlacementGroupFactory([placement.resources], **more)
 
 
 def _room(placement: Placement) -> int:
     """Return how many trials the cluster holds at a time."""
     cluster = describe_cluster()
-    by_cpu = int((cluster.cpus - DATA_CPUS) / (placement.workers * placement.cpus) + 1e-9)
-    by_gpu = int(cluster.gpus / (placement.workers * placement.gpus) + 1e-9) if placement.gpus else by_cpu
-    return max(1, min(by_cpu, by_gpu))
+    workers = cluster.room(placement.cpus, placement.gpus, placement.labels)
+    by_cpu = int(cluster.cpus / (placement.workers * placement.cpus + placement.data_cpus) + 1e-9)
+    return max(1, min(workers // placement.workers, by_cpu))
 
 
 class Follower(Callback):

@@ -28,6 +28,30 @@ from lightmill.training.team import Team
 POINTER, FAILED = "lightmill_checkpoint", "lightmill_failed"
 
 
+class TrialPlacement(Record):
+    """Where the workers of every trial go; see `Placement`."""
+
+    workers: int
+    most: int
+    cpus: float
+    gpus: float
+    device: Literal["cuda", "cpu"]
+    backend: Literal["nccl", "gloo"]
+    labels: dict[str, str]
+    spread: bool
+    data_cpus: float
+
+    @classmethod
+    def of(cls, placement: Placement) -> TrialPlacement:
+        """Return a placement as it travels."""
+        return cls.model_validate({name: getattr(placement, name) for name in cls.model_fields})
+
+    @property
+    def placement(self) -> Placement:
+        """The placement that travelled."""
+        return Placement(**dict(self))
+
+
 class TrialContext(Record):
     """What all trials of a job share; it is visible in Ray's state API and holds no secret."""
 
@@ -36,17 +60,8 @@ class TrialContext(Record):
     runs_path: str
     location: RegistryLocation
     provenance: Provenance
-    workers: int
-    cpus: float
-    gpus: float
-    device: Literal["cuda", "cpu"]
-    backend: Literal["nccl", "gloo"]
+    placement: TrialPlacement
     allow_python: bool = False
-
-    @property
-    def placement(self) -> Placement:
-        """Where a trial's workers go."""
-        return Placement(workers=self.workers, cpus=self.cpus, gpus=self.gpus, device=self.device, backend=self.backend)
 
 
 def trial_run(job: str, number: int) -> str:
@@ -75,12 +90,12 @@ def _train(context: TrialContext, point: dict[str, Any]) -> None:
     number = int(tune.get_context().get_trial_name()[1:])  # of this trial: a point may have come from another
     spec = context.spec.with_values(point["values"])
     prepared = prepare(spec, context.location.open(), context.location, allow_python=context.allow_python)
-    placement = context.placement
+    placement = context.placement.placement
     run = trial_run(context.job, number)
     provenance = context.provenance.model_copy(update={"spec": spec.model_dump(mode="json"), "run": run})
     config = loop_config(prepared, placement, run, Path(context.runs_path), context.location, provenance)
     start = VersionId.model_validate(point["start"]) if point["start"] else None
-    if context.workers > 1:
+    if placement.most > 1:
         _train_by_several(config, placement, Path(context.runs_path))
         return
     run_epochs(config, Team.alone(torch.device(placement.device)), TuneSession(context.spec.metric, start))
