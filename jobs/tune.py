@@ -18,11 +18,11 @@ TABLE = "tuning"
 
 
 def work(context: JobContext, spec: TuneSpec) -> dict[str, object]:
-    """Tune; the job's row has the table of trials while it runs, which a job of the same id goes on from."""
+    """Tune; the job's row has the table of trials while it runs, which a job that resumes it goes on from."""
     from lightmill.training.fit import Watchers
     from lightmill.training.tuning.search import Memory, Place, search
 
-    platform, known = context.platform, context.job.result.get(TABLE)
+    platform, known = context.platform, (context.earlier or context.job).result.get(TABLE)
     found = search(
         spec,
         Place(

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from lightmill.cli import tuning
 from lightmill.cli.following import follow_job
 from lightmill.cli.output import JsonOption, console, print_facts, print_json, print_table
 from lightmill.records.jobs import Job
@@ -23,11 +24,12 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("ingest")(ingest)
     app.command("train")(train)
-    group = typer.Typer(help="Jobs: list, show, logs, cancel.", no_args_is_help=True)
+    group = typer.Typer(help="Jobs: list, show, logs, cancel, trials, replay.", no_args_is_help=True)
     group.command("list")(list_jobs)
     group.command("show")(show)
     group.command("logs")(logs)
     group.command("cancel")(cancel)
+    tuning.add_to(app, group)
     app.add_typer(group, name="jobs")
 
 

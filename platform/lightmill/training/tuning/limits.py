@@ -13,7 +13,6 @@ from torch import nn
 from lightmill.datasets.reading import read_rows
 from lightmill.errors import RequestError
 from lightmill.models.architectures import build_module, parameter_count
-from lightmill.records.specs import TrainSpec
 from lightmill.records.tuning import LimitSpec, TuneSpec, Values
 from lightmill.registry import Registry, RegistryLocation
 from lightmill.training.fit import Prepared, prepare
@@ -24,9 +23,9 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """A configuration: its specification if it may train, else why not, and what was found of its model."""
+    """A configuration that can be prepared; `reason` is why it is refused, with what was found of its model."""
 
-    spec: TrainSpec | None = None
+    prepared: Prepared | None = None
     reason: str = ""
     parameters: int | None = None
     latency_ms: float | None = None
@@ -56,7 +55,7 @@ class Judge:
         if self._spec.limits.latency_ms is not None and within(self._spec.limits, parameters, None) is None:
             latency = self._latency(prepared)
         return Judged(
-            spec=spec,
+            prepared=prepared,
             reason=within(self._spec.limits, parameters, latency) or "",
             parameters=parameters,
             latency_ms=latency,

@@ -6,6 +6,7 @@ others go on from their last sealed checkpoints. Ray Tune's own files are not re
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import secrets
@@ -35,10 +36,12 @@ from lightmill.training.register import register_best
 from lightmill.training.tuning.algorithms import EPOCH, remember, scheduler_of
 from lightmill.training.tuning.limits import Judge
 from lightmill.training.tuning.proposing import OptunaProposer, check_some, point_of, propose_all
+from lightmill.training.tuning.space import configurations
 from lightmill.training.tuning.table import Keep, Table, end_state
 from lightmill.training.tuning.trial import FAILED, POINTER, TrialContext, TrialPlacement, train_trial, trial_name
 from lightmill.training.waiting import describe_cluster, find_place
 
+PROBES = 50
 TRIALS_FILE = "trials.json"
 KEEP_EVERY_S = 1.0
 QUIET = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1", "TUNE_WARN_THRESHOLD_S": "10"}
@@ -98,11 +101,10 @@ def search(
         watchers.report(Progress(phase="judge configurations", total=spec.trial_count, unit="trials"))
         propose_all(spec, judge, table)
     if table.waiting() or proposer:
-        streamed = prepare(spec.train, place.registry, place.location, allow_python=allow_python).streamed
-        placement = find_place(spec.train, watchers.report, streamed=streamed)
+        placement = find_place(spec.train, watchers.report, streamed=_streamed(spec, judge, table))
         context = TrialContext(
             spec=spec,
-            job=place.job,
+            job=table.job,
             runs_path=str(place.runs_path),
             location=place.location,
             provenance=provenance.listed(),
@@ -127,6 +129,16 @@ def _pinned(spec: TuneSpec, registry: Registry) -> TuneSpec:
     """Return the specification on the dataset version that its name stands for now: all trials train on that."""
     id = registry.resolve(AssetKind.DATASET, parse_reference(spec.train.dataset))
     return spec.model_copy(update={"train": spec.train.model_copy(update={"dataset": f"{id.name}@{id.seq}"})})
+
+
+def _streamed(spec: TuneSpec, judge: Judge, table: Table) -> bool:
+    """Return whether rows are streamed, as the first configuration has it that can be prepared."""
+    waiting = [trial.values for trial in table.waiting()]
+    for values in waiting or itertools.islice(configurations(spec), PROBES):
+        judged = judge.judge(values)
+        if judged.prepared is not None:
+            return judged.prepared.streamed
+    return False
 
 
 def _train_all(

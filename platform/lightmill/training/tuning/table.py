@@ -13,20 +13,34 @@ from lightmill.training.tuning.limits import Judged
 Keep = Callable[[TrialTable], None]
 
 
+def trial_run(job: str, number: int) -> str:
+    """Return the name of a trial's run."""
+    return f"{job}-t{number:03d}"
+
+
 class Table:
     """The trials of a job by number; every change is handed to `keep`."""
 
     def __init__(self, spec: TuneSpec, job: str, keep: Keep, known: TrialTable | None = None) -> None:
         """Begin with no trials, or with those of an earlier attempt: what was running waits again."""
-        self._job = job
+        self._job = known.job if known else job
         self._keep = keep
         self._head = TrialTable(
-            metric=spec.metric, mode=spec.direction, wanted=spec.trial_count, algorithm=spec.algorithm.name
+            job=self._job,
+            metric=spec.metric,
+            mode=spec.direction,
+            wanted=spec.trial_count,
+            algorithm=spec.algorithm.name,
         )
         self._trials: dict[int, Trial] = {}
         for trial in known.trials if known else ():
             again = trial.state == "running"
             self._trials[trial.number] = trial.model_copy(update={"state": "waiting"}) if again else trial
+
+    @property
+    def job(self) -> str:
+        """The job whose name runs begin with."""
+        return self._job
 
     @property
     def record(self) -> TrialTable:
@@ -70,7 +84,7 @@ class Table:
             values=values,
             state="refused" if judged.reason else "waiting",
             reason=judged.reason,
-            run="" if judged.reason else f"{self._job}-t{number:03d}",
+            run="" if judged.reason else trial_run(self._job, number),
             parameters=judged.parameters,
             latency_ms=judged.latency_ms,
         )

@@ -24,6 +24,7 @@ from lightmill.training.loop import LoopConfig, run_epochs
 from lightmill.training.placement import Placement
 from lightmill.training.session import POINTER_FILE, Seal, read_pointer
 from lightmill.training.team import Team
+from lightmill.training.tuning.table import trial_run
 
 POINTER, FAILED = "lightmill_checkpoint", "lightmill_failed"
 
@@ -62,11 +63,6 @@ class TrialContext(Record):
     provenance: Provenance
     placement: TrialPlacement
     allow_python: bool = False
-
-
-def trial_run(job: str, number: int) -> str:
-    """Return the name of a trial's run."""
-    return f"{job}-t{number:03d}"
 
 
 def trial_name(number: int) -> str:
