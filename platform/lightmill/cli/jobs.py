@@ -13,6 +13,7 @@ from lightmill.cli import tuning
 from lightmill.cli.following import follow_job
 from lightmill.cli.output import JsonOption, console, print_facts, print_json, print_table
 from lightmill.records.jobs import Job
+from lightmill.records.tuning import TrialTable
 from lightmill.sdk import connect
 
 LOG_POLL_S = 1.0
@@ -69,6 +70,8 @@ def show(id: str, json_output: JsonOption = False) -> None:
         print_json({**job.model_dump(mode="json"), "epochs": [e.model_dump(mode="json") for e in epochs]})
         return
     _print_job(job, json_output)
+    if "tuning" in job.result:
+        tuning.print_trials(TrialTable.model_validate(job.result["tuning"]))
     if epochs:
         names = list(epochs[-1].metrics)
         rows = [(e.epoch, *(f"{e.metrics.get(name, float('nan')):.4f}" for name in names)) for e in epochs]
@@ -109,7 +112,8 @@ def _print_job(job: Job, json_output: bool) -> None:
     facts = {"kind": job.kind, "name": job.name, "state": job.state, "created": job.created}
     if job.message:
         facts["message"] = job.message
-    print_facts(f"Job {job.id}", facts | {key: _short(value) for key, value in job.result.items()})
+    shown = {key: _short(value) for key, value in job.result.items() if key != "tuning"}
+    print_facts(f"Job {job.id}", facts | shown)
     if not job.state.final:
         console.print(f"Follow it with: lightmill jobs logs --follow {job.id}")
 

@@ -43,7 +43,7 @@ def tune(
         print_json(done.model_dump(mode="json"))
         return
     if table is not None:
-        _print_trials(table, SHOWN)
+        print_trials(table)
     facts = {"state": done.state, "model version": done.result.get("model_version", "")}
     print_facts(f"Job {done.id}", {key: value for key, value in facts.items() if value})
     if not done.state.final:
@@ -61,7 +61,7 @@ def trials(
     if json_output:
         print_json(table.model_dump(mode="json"))
         return
-    _print_trials(table, limit)
+    print_trials(table, limit)
 
 
 def replay(
@@ -99,7 +99,7 @@ def print_report(report: ReplayReport) -> None:
         print_table("Metrics of the best epoch", ("metric", "then", "now"), rows)
     if not report.equal and not report.deterministic:
         console.print(
-            "The run was not deterministic; set `deterministic: true` for the same bits on the same hardware."
+            "The run was not deterministic; `deterministic: true` gives the same bits on the same hardware."
         )
 
 
@@ -110,7 +110,8 @@ def _print_started(job: Job, json_output: bool) -> None:
     console.print(f"Job {escape(job.id)} began; follow it with: lightmill jobs logs --follow {escape(job.id)}")
 
 
-def _print_trials(table: TrialTable, limit: int) -> None:
+def print_trials(table: TrialTable, limit: int = SHOWN) -> None:
+    """Print trials, the best first."""
     paths = list(dict.fromkeys(path for trial in table.trials for path in trial.values))
     short = {path: path.removeprefix("architecture.arguments.") for path in paths}
     ranked = list(table.ranked())

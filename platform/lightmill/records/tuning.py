@@ -337,7 +337,10 @@ class Trial(Record):
 
 
 class TrialTable(Record):
-    """All trials of a tuning job, and of those that went on from it; `job` is the first. `best` is a trial's number, None as long as none has a metric."""
+    """All trials of a tuning job, and of those that went on from it; `job` is the first.
+
+    `best` is a trial's number, None as long as none has a metric.
+    """
 
     job: str
     metric: str
