@@ -58,7 +58,9 @@ FROZEN = {
     "jobs cancel": ["id", "--json"],
     "jobs list": ["--limit", "--json"],
     "jobs logs": ["id", "--follow", "-f"],
+    "jobs replay": ["run", "--folder", "--wait", "--no-wait", "--json"],
     "jobs show": ["id", "--json"],
+    "jobs trials": ["job", "--limit", "--json"],
     "keys destroy": ["key_id", "--yes", "--ask-passphrase", "--json"],
     "keys erase": ["kind", "name", "--workspace", "--yes", "--ask-passphrase", "--json"],
     "keys isolate": ["kind", "name", "--workspace", "--key-id", "--ask-passphrase", "--json"],
@@ -113,6 +115,7 @@ FROZEN = {
     "registry restore": ["source", "--json"],
     "status": ["--json"],
     "train": ["spec", "--wait", "--no-wait", "--json"],
+    "tune": ["spec", "--resume", "--wait", "--no-wait", "--json"],
     "up": ["--ray", "--json"],
 }
 del FROZEN["cluster"]

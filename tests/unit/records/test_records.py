@@ -17,6 +17,7 @@ from lightmill.records.references import AssetKind, VersionId
 from tests.unit.records.data_examples import DATA
 from tests.unit.records.quality_examples import EXAMPLES
 from tests.unit.records.training_examples import TRAINING
+from tests.unit.records.tuning_examples import TUNING
 from tests.unit.records.version_examples import VERSIONS
 
 VERSION = VersionId(kind=AssetKind.DATASET, name="d", seq=3, digest="ab" * 32)
@@ -196,6 +197,7 @@ RECORDS: list[Record] = [
     *DATA,
     *TRAINING,
     *VERSIONS,
+    *TUNING,
     specs.Spec(),
 ]
 
