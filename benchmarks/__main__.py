@@ -11,18 +11,22 @@ from benchmarks import (
     catalog_scale,
     data,
     first_prediction,
+    ps_vs_allreduce,
     sealed_load,
     sealed_publish,
     sealed_reads,
     sealed_remote,
     serve_small,
     train_overhead,
+    train_scaling,
 )
 from benchmarks.figures import note
 
 BENCHMARKS = {
     "first_prediction": first_prediction.main,
     "train_overhead": train_overhead.main,
+    "train_scaling": train_scaling.main,
+    "ps_vs_allreduce": ps_vs_allreduce.main,
     "serve_small": serve_small.main,
     "catalog_scale": catalog_scale.main,
     "load_warm": sealed_load.warm,

@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse
 
-from lightmill.api.assets import asset_routes
+from lightmill.api.assets import asset_routes, page_response
 from lightmill.control.service import ControlService
 from lightmill.records.base import Record
 from lightmill.records.endpoints import Endpoint
-from lightmill.records.jobs import EpochMetrics, Job, JobKind
+from lightmill.records.jobs import STEP_POINTS_MAX, EpochMetrics, Job, JobKind, StepMetrics
 from lightmill.records.platform import PlatformStatus
 from lightmill.records.replay import ReplaySpec
 from lightmill.records.specs import parse_spec
 from lightmill.records.tuning import TrialTable
+from lightmill.training.watching.page import metrics_page
 
 PREFIX = "/api/v1"
 
@@ -46,13 +47,15 @@ def api_router(service: ControlService, version: str) -> APIRouter:
     def status() -> PlatformStatus:
         return service.status(version)
 
-    _job_routes(router, service)
+    job_routes(router, service)
     asset_routes(router, service.assets)
     _endpoint_routes(router, service)
     return router
 
 
-def _job_routes(router: APIRouter, service: ControlService) -> None:
+def job_routes(router: APIRouter, service: ControlService) -> None:
+    """Add the routes of jobs."""
+
     @router.post("/jobs", status_code=201)
     def submit(request: JobRequest) -> Job:
         match request.kind:
@@ -76,6 +79,18 @@ def _job_routes(router: APIRouter, service: ControlService) -> None:
     @router.get("/jobs/{id}/metrics")
     def job_metrics(id: str) -> list[EpochMetrics]:
         return service.job_metrics(id)
+
+    @router.get("/jobs/{id}/metrics/steps")
+    def job_steps(
+        id: str,
+        after: Annotated[int, Query(ge=0)] = 0,
+        limit: Annotated[int, Query(ge=1, le=STEP_POINTS_MAX)] = STEP_POINTS_MAX,
+    ) -> list[StepMetrics]:
+        return service.job_steps(id, after, limit)
+
+    @router.get("/jobs/{id}/metrics.html", response_class=HTMLResponse)
+    def page_of_metrics(id: str) -> HTMLResponse:
+        return page_response(metrics_page(service.job_history(id), id))
 
     @router.get("/jobs/{id}/logs", response_class=PlainTextResponse)
     def job_logs(id: str) -> str:

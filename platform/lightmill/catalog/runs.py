@@ -1,7 +1,7 @@
 """Metrics by epoch and by step, as the terminal and the notebook plot them.
 
-Points of steps are bounded: where a run has more than STEP_POINTS_MAX, one is kept for each of half as many equal
-parts of its steps, so that what is left stays even over the run.
+Points of steps are bounded: where a run has more than STEP_POINTS_MAX, one is kept for each of at most half
+as many equal parts of its steps, so that what is left stays even over the run.
 """
 
 from __future__ import annotations
@@ -76,7 +76,12 @@ def _thin(connection: Connection, run: str, most: int) -> None:
 
 
 def surplus(numbers: Sequence[int], parts: int) -> list[int]:
-    """Return which of some ascending step numbers go: all but the last of each of `parts` equal parts of the run."""
-    last = numbers[-1]
-    part_of = [(number - 1) * parts // last for number in numbers]
+    """Return which of some ascending step numbers go: all but the last of each of at most `parts` equal parts.
+
+    The parts are a power of two of steps long, so that those of a longer run are made of whole ones of before.
+    """
+    width = 1
+    while width * parts < numbers[-1]:
+        width *= 2
+    part_of = [(number - 1) // width for number in numbers]
     return [number for place, number in enumerate(numbers[:-1]) if part_of[place] == part_of[place + 1]]

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lightmill.cli import tuning
+from lightmill.cli import curves, tuning
 from lightmill.cli.following import follow_job
 from lightmill.cli.output import JsonOption, console, print_facts, print_json, print_table
 from lightmill.records.jobs import Job
@@ -25,9 +25,11 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("ingest")(ingest)
     app.command("train")(train)
-    group = typer.Typer(help="Jobs: list, show, logs, cancel, trials, replay.", no_args_is_help=True)
+    group = typer.Typer(help="Jobs: list, show, watch, metrics, logs, cancel, trials, replay.", no_args_is_help=True)
     group.command("list")(list_jobs)
     group.command("show")(show)
+    group.command("watch")(watch)
+    group.command("metrics")(curves.of_job)
     group.command("logs")(logs)
     group.command("cancel")(cancel)
     tuning.add_to(app, group)
@@ -76,6 +78,13 @@ def show(id: str, json_output: JsonOption = False) -> None:
         names = list(epochs[-1].metrics)
         rows = [(e.epoch, *(f"{e.metrics.get(name, float('nan')):.4f}" for name in names)) for e in epochs]
         print_table("Epochs", ("epoch", *names), rows)
+
+
+def watch(id: str, json_output: JsonOption = False) -> None:
+    """Show how far a job is until it ends."""
+    with connect() as client:
+        done = follow_job(client, client.jobs.show(id), quiet=json_output)
+    _print_job(done, json_output)
 
 
 def logs(id: str, follow: Annotated[bool, typer.Option("--follow", "-f")] = False) -> None:

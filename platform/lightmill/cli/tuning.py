@@ -98,9 +98,7 @@ def print_report(report: ReplayReport) -> None:
         rows = [(name, _number(then), _number(now)) for name, (then, now) in sorted(report.metrics.items())]
         print_table("Metrics of the best epoch", ("metric", "then", "now"), rows)
     if not report.equal and not report.deterministic:
-        console.print(
-            "The run was not deterministic; `deterministic: true` gives the same bits on the same hardware."
-        )
+        console.print("The run was not deterministic; `deterministic: true` gives the same bits on the same hardware.")
 
 
 def _print_started(job: Job, json_output: bool) -> None:

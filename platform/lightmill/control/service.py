@@ -14,7 +14,7 @@ from lightmill.control.jobs import Jobs
 from lightmill.errors import ConflictError, NotFoundError, RequestError
 from lightmill.records.dataset_spec import DatasetSpec
 from lightmill.records.endpoints import Endpoint, EndpointState
-from lightmill.records.jobs import EpochMetrics, Job, JobKind
+from lightmill.records.jobs import STEP_POINTS_MAX, EpochMetrics, Job, JobKind, RunMetrics, StepMetrics
 from lightmill.records.platform import PlatformStatus
 from lightmill.records.references import AssetKind, Reference, parse_reference
 from lightmill.records.replay import version_of
@@ -158,6 +158,14 @@ class ControlService:
     def job_metrics(self, id: str) -> list[EpochMetrics]:
         """Return the metrics of a job's run, epoch by epoch."""
         return self._catalog.runs.epochs(self.job(id).id)
+
+    def job_steps(self, id: str, after: int, limit: int = STEP_POINTS_MAX) -> list[StepMetrics]:
+        """Return the points of steps of a job's run: those after step `after`, at most `limit`."""
+        return self._catalog.runs.steps(self.job(id).id, after=after, limit=min(limit, STEP_POINTS_MAX))
+
+    def job_history(self, id: str) -> RunMetrics:
+        """Return all metrics of a job's run."""
+        return self._catalog.runs.history(self.job(id).id)
 
     def job_logs(self, id: str) -> str:
         """Return a job's log so far; NotFoundError if Ray has none."""

@@ -7,6 +7,7 @@ theirs. Weights are drawn as A. Radford et al., "Language models are unsupervise
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -85,7 +86,7 @@ def decoder(
         layers=layers,
         heads=heads,
         kv_heads=kv_heads or heads,
-        feed_forward=feed_forward or math.ceil(8 * width / 3 / _WIDTH_STEP) * _WIDTH_STEP,
+        feed_forward=feed_forward or feed_forward_width(width),
         theta=theta,
         epsilon=epsilon,
         tied=tied,
@@ -111,19 +112,26 @@ class Decoder(nn.Module):
         self.register_buffer("sine", sine, persistent=False)
         self._draw()
 
-    def forward(self, tokens: torch.Tensor, segments: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, tokens: torch.Tensor, segments: torch.Tensor | None = None, part: slice | None = None
+    ) -> torch.Tensor:
         """Return logits [batch, length, vocabulary] of what follows each token.
 
         Args:
             tokens: int64 [batch, length], with a length of at most `context`.
             segments: Integers [batch, length]: a token sees the tokens before it that have its own number, so that
                 documents packed into one row do not see one another. None is one document a row.
+            part: The positions to compute, where `Attention.gather` brings keys and values of the others; None is all.
         """
         length = tokens.shape[1]
         if length > self.sizes.context:
             raise ValueError(f"{length} tokens are more than the context of {self.sizes.context}")
         rotary = (self.cosine[:length], self.sine[:length])
         mask = None if segments is None else attention_mask(segments)
+        if part is not None:
+            mask = (attention_mask(torch.zeros_like(tokens)) if mask is None else mask)[:, :, part]
+            rotary = (rotary[0][part], rotary[1][part])
+            tokens = tokens[:, part]
         values = self.embedding(tokens)
         for block in self.blocks:
             values = block(values, rotary, mask)
@@ -163,7 +171,13 @@ class Attention(nn.Module):
     """Causal attention in which groups of query heads share keys and values.
 
     J. Ainslie et al., "GQA: Training generalized multi-query transformer models from multi-head checkpoints" (2023).
+
+    Attributes:
+        gather: Makes keys and values [2, batch, kv_heads, length, size] of those of all workers that share the rows,
+            where each computes a part of the positions.
     """
+
+    gather: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def __init__(self, sizes: DecoderSizes) -> None:
         super().__init__()
@@ -176,14 +190,17 @@ class Attention(nn.Module):
     def forward(
         self, values: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor], mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """Return [batch, length, width]; `mask` is bool [batch, 1, length, length], None where it is causal only."""
+        """Return [batch, length, width]; `mask` broadcasts to [batch, 1, length, all], None where it is causal only."""
         batch, length, _ = values.shape
         query = self.query(values).view(batch, length, self.heads, self.size).transpose(1, 2)
         key = self.key(values).view(batch, length, self.kv_heads, self.size).transpose(1, 2)
         value = self.value(values).view(batch, length, self.kv_heads, self.size).transpose(1, 2)
+        query, key = rotate(query, *rotary), rotate(key, *rotary)
+        if self.gather is not None:
+            key, value = self.gather(torch.stack([key, value.to(key.dtype)]))
         found = functional.scaled_dot_product_attention(
-            rotate(query, *rotary),
-            rotate(key, *rotary),
+            query,
+            key,
             value,
             attn_mask=mask,
             is_causal=mask is None,
@@ -204,6 +221,11 @@ class SwiGlu(nn.Module):
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Return [batch, length, width]."""
         return self.down(functional.silu(self.gate(values)) * self.up(values))
+
+
+def feed_forward_width(width: int) -> int:
+    """Return 8/3 of a width, rounded up to a multiple of 32."""
+    return math.ceil(8 * width / 3 / _WIDTH_STEP) * _WIDTH_STEP
 
 
 def rotary_table(length: int, size: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:

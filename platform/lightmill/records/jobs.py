@@ -107,4 +107,4 @@ class RunMetrics(Record):
 
 
 STEP_POINTS_MAX = 10_000
-"""Where a run has more points than this, half of them are dropped, evenly over its steps."""
+"""Where a run has more points than this, half of them or more are dropped, evenly over its steps."""

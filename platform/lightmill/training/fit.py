@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, UserCallback
+from ray.exceptions import RayActorError
+from ray.train import RunConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from lightmill.datasets.dealing import deal_split
@@ -23,22 +25,25 @@ from lightmill.records.references import AssetKind, VersionId, parse_reference
 from lightmill.records.signature import Architecture
 from lightmill.records.specs import TrainSpec
 from lightmill.registry import OpenVersion, Registry, RegistryLocation
+from lightmill.training.checks import check_data
+from lightmill.training.failing import EndsOnOwnErrors, failure_config
 from lightmill.training.feed import CACHE_BYTES
 from lightmill.training.following import EpochWriter, OnEpoch
+from lightmill.training.keeping import checkpoints_of, newest_checkpoint, ranked
 from lightmill.training.lanes import Lanes, lane_count
 from lightmill.training.loop import LoopConfig, train_worker
-from lightmill.training.objectives import OBJECTIVES, Objective
+from lightmill.training.objectives import Objective, build_objective
 from lightmill.training.placement import Placement
 from lightmill.training.planning.refusing import refuse_too_large
 from lightmill.training.planning.subject import Subject
 from lightmill.training.register import register_best
 from lightmill.training.rows import Rows
-from lightmill.training.session import read_pointer
+from lightmill.training.starting import check_start, start_version
 from lightmill.training.strategies import STRATEGIES
 from lightmill.training.waiting import describe_cluster, find_place, scaling_of
 from lightmill.training.watching.follower import OnSteps, RunFollower
 
-SCORE = "validation_loss"
+logger = logging.getLogger("lightmill.training")
 Report = Callable[[Progress], None]
 
 
@@ -50,7 +55,7 @@ def _nothing(points: list[StepMetrics], progress: Progress) -> None:
 class Watchers:
     """Who is told how a run goes.
 
-    `recorded` returns what of it is sealed with the version; `note` gets what the result should say besides.
+    `recorded` returns what of it is sealed with the version; `note` gets what the job's result should say besides.
     """
 
     report: Report
@@ -62,11 +67,12 @@ class Watchers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A run that can begin: what it trains on, with which objective, and how rows are dealt."""
+    """A run that can begin: what it trains on and begins with, for which objective, and how rows are dealt."""
 
     spec: TrainSpec
     dataset: OpenVersion
     objective: Objective
+    base: OpenVersion | None
     rows: Rows
     lanes: int
     streamed: bool
@@ -77,6 +83,11 @@ class Prepared:
         return Subject(
             spec=self.spec, dataset=self.dataset, location=location, objective=self.objective, rows=self.rows
         )
+
+    def described(self, provenance: Provenance, run: str) -> Provenance:
+        """Return where what the run makes comes from."""
+        base = self.base.id if self.base else None
+        return provenance.model_copy(update={"dataset": self.dataset.id, "run": run, "base": base})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +120,9 @@ def train(
         UnavailableError: The cluster is busy and stayed so.
         JobError: Training failed more often than `failures` allow.
     """
-    prepared = prepare(spec, registry, location, allow_python=allow_python)
-    described = provenance.model_copy(update={"dataset": prepared.dataset.id, "run": run})
-    trained = train_prepared(prepared, run, runs_path, location, described, watchers)
+    prepared = prepare(spec, registry, location, run, allow_python=allow_python)
+    described = prepared.described(provenance, run)
+    trained = train_prepared(prepared, run, runs_path, registry, location, described, watchers)
     watchers.report(Progress(phase="register", done=spec.epochs, total=spec.epochs, unit="epochs"))
     return register_best(
         spec,
@@ -123,22 +134,27 @@ def train(
         trained.checkpoint,
         described,
         trained.files,
+        allow_python=allow_python,
     )
 
 
-def prepare(spec: TrainSpec, registry: Registry, location: RegistryLocation, *, allow_python: bool = False) -> Prepared:
-    """Look up what a run needs, and refuse what cannot work; nothing is started.
+def prepare(
+    spec: TrainSpec, registry: Registry, location: RegistryLocation, run: str = "", *, allow_python: bool = False
+) -> Prepared:
+    """Look up what a run needs, and refuse what cannot work; nothing is started. `run` names one that may go on.
 
     Raises:
-        NotFoundError: There is no such dataset.
+        NotFoundError: There is no such dataset, or no such model to begin with.
         RequestError: The specification does not fit the dataset.
     """
-    dataset = registry.open(registry.resolve(AssetKind.DATASET, parse_reference(spec.dataset)))
+    dataset = registry.open(_dataset_of(spec, run, registry))
     card = dataset.manifest.dataset
     if card is None:
         raise RequestError(f"{dataset.id} is no dataset that can be trained on.")
-    objective = objective_of(spec, card, dataset)
-    check_strategy(spec, objective.architecture)
+    objective = objective_of(spec, card, dataset, allow_python=allow_python)
+    base = start_version(spec, registry)
+    check_data(spec, objective, card, dataset, location)
+    check_strategy(spec, objective.architecture, base, allow_python=allow_python)
     rows = Rows(objective, card, allow_python=allow_python)
     count = card.profile.splits["train"]
     streamed = rows.row_bytes * count // spec.worker_range.min > CACHE_BYTES
@@ -149,6 +165,7 @@ def prepare(spec: TrainSpec, registry: Registry, location: RegistryLocation, *, 
         spec=spec,
         dataset=dataset,
         objective=objective,
+        base=base,
         rows=rows,
         lanes=lanes,
         streamed=streamed,
@@ -157,12 +174,7 @@ def prepare(spec: TrainSpec, registry: Registry, location: RegistryLocation, *, 
 
 
 def loop_config(
-    prepared: Prepared,
-    placement: Placement,
-    run: str,
-    runs_path: Path,
-    location: RegistryLocation,
-    provenance: Provenance,
+    prepared: Prepared, placement: Placement, run: str, runs_path: Path, location: RegistryLocation, origin: Provenance
 ) -> LoopConfig:
     """Return what the workers of a run need."""
     return LoopConfig(
@@ -172,7 +184,8 @@ def loop_config(
         run_folder=str(runs_path / run),
         location=location,
         dataset=prepared.dataset.id,
-        provenance=provenance.listed(),
+        base=prepared.base.id if prepared.base else None,
+        provenance=origin.listed(),
         device=placement.device,
         threads=max(1, int(placement.cpus)),
         lanes=prepared.lanes,
@@ -185,6 +198,7 @@ def train_prepared(
     prepared: Prepared,
     run: str,
     runs_path: Path,
+    registry: Registry,
     location: RegistryLocation,
     provenance: Provenance,
     watchers: Watchers,
@@ -198,30 +212,41 @@ def train_prepared(
     watchers.report(Progress(phase=f"start {placement}", done=0, total=spec.epochs, unit="epochs"))
     config = loop_config(prepared, placement, run, runs_path, location, provenance)
     follower = RunFollower(run, runs_path / run, spec, watchers.on_epoch, watchers.on_steps, watchers.report)
-    best = best_checkpoint(_fit(config, placement, runs_path, follower))
-    return Trained(checkpoint=best, files=follower.files(watchers.recorded()))
+    _fit(config, placement, runs_path, follower)
+    return Trained(checkpoint=best_checkpoint(registry, run), files=follower.files(watchers.recorded()))
 
 
-def objective_of(spec: TrainSpec, card: DatasetCard, dataset: OpenVersion) -> Objective:
+def _dataset_of(spec: TrainSpec, run: str, registry: Registry) -> VersionId:
+    """Return the dataset that the run began with, whose rows keep their order, or else the one that is named."""
+    newest = newest_checkpoint(registry, run) if run else None
+    began = registry.open(newest).manifest.provenance.dataset if newest else None
+    return began or registry.resolve(AssetKind.DATASET, parse_reference(spec.dataset))
+
+
+def objective_of(spec: TrainSpec, card: DatasetCard, dataset: OpenVersion, *, allow_python: bool = False) -> Objective:
     """Return what a run minimizes, with the sizes that its dataset decides.
 
     Raises:
         RequestError: Dataset, objective and architecture do not go together.
     """
     try:
-        return OBJECTIVES[spec.objective](card, spec.architecture)
+        return build_objective(spec, card, allow_python=allow_python)
     except RequestError as exc:
         raise RequestError(f"Training on {dataset.id} is refused: {exc.message}") from exc
 
 
-def check_strategy(spec: TrainSpec, architecture: Architecture) -> None:
+def check_strategy(
+    spec: TrainSpec, architecture: Architecture, base: OpenVersion | None = None, *, allow_python: bool = False
+) -> None:
     """Refuse a strategy that the model cannot be trained by, for any number of workers that the run may have.
 
     Raises:
-        RequestError: The architecture cannot be built, it has no plan for the strategy, or sizes do not divide.
+        RequestError: The architecture cannot be built, the weights of `base` do not fit it, it has no plan for the
+            strategy, or sizes do not divide.
     """
     with torch.device("meta"):
-        module = build_module(architecture)
+        module = build_module(architecture, allow_python=allow_python)
+    check_start(spec, module, base)
     for workers in {spec.worker_range.min, spec.worker_range.max}:
         STRATEGIES[spec.strategy.name].check(spec, module, workers)
 
@@ -244,16 +269,24 @@ def check_lanes(spec: TrainSpec, dataset: OpenVersion, location: RegistryLocatio
         )
 
 
-def _fit(config: LoopConfig, placement: Placement, runs_path: Path, follower: RunFollower) -> Result:
+def _fit(config: LoopConfig, placement: Placement, runs_path: Path, follower: RunFollower) -> None:
+    """Train to the end; a controller that dies is begun anew as often as `failures.controller` allows."""
     with follower:
-        try:
-            writer = EpochWriter(config.run, follower.metrics_path)
-            return make_trainer(config, placement, runs_path, writer, follower.mailbox).fit()
-        except ray.train.TrainingFailedError as exc:
-            original = original_error(exc)
-            if original is not None:
-                raise type(original)(original.message) from exc
-            raise JobError(f"Run {config.run} failed: {str(exc).strip().splitlines()[-1]}") from exc
+        for left in range(config.spec.failures.controller, -1, -1):
+            try:
+                writer = EpochWriter(config.run, follower.metrics_path)
+                make_trainer(config, placement, runs_path, writer, follower.mailbox).fit()
+            except ray.train.TrainingFailedError as exc:
+                original = original_error(exc)
+                if original is not None:
+                    raise type(original)(original.message) from exc
+                raise JobError(f"Run {config.run} failed: {str(exc).strip().splitlines()[-1]}") from exc
+            except RayActorError as exc:
+                if not left:
+                    raise JobError(f"Run {config.run} failed: the process that leads its workers died.") from exc
+                logger.warning("the process that leads the workers of run %s died; the run goes on", config.run)
+            else:
+                return
 
 
 def make_trainer(
@@ -269,28 +302,22 @@ def make_trainer(
         run_config=RunConfig(
             name=config.run,
             storage_path=str(runs_path),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=spec.checkpoints.keep_best,
-                checkpoint_score_attribute=SCORE,
-                checkpoint_score_order="min",
-            ),
-            failure_config=FailureConfig(
-                max_failures=spec.failures.worker,
-                max_preemption_failures=-1 if spec.failures.preemption is None else spec.failures.preemption,
-                controller_failure_limit=spec.failures.controller,
-            ),
-            callbacks=[writer],
+            failure_config=failure_config(spec.failures),
+            callbacks=[  # pyright: ignore[reportArgumentType] - it takes its own kinds too
+                writer,
+                EndsOnOwnErrors(),
+            ],
         ),
     )
 
 
-def best_checkpoint(result: Result) -> VersionId:
+def best_checkpoint(registry: Registry, run: str) -> VersionId:
     """Return the sealed checkpoint with the lowest validation loss, the earlier one of equals.
 
     Raises:
-        JobError: The run reported none.
+        JobError: The run has none.
     """
-    if not result.best_checkpoints:
-        raise JobError("The run ended without a checkpoint; see its log.")
-    scored = [(metrics[SCORE], metrics["epoch"], checkpoint) for checkpoint, metrics in result.best_checkpoints]
-    return read_pointer(min(scored, key=lambda item: item[:2])[2])
+    found = ranked(checkpoints_of(registry, run))
+    if not found:
+        raise JobError(f"Run {run} ended without a checkpoint; see its log.")
+    return found[0].id

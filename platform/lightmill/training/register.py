@@ -8,7 +8,7 @@ import torch
 
 from lightmill.datasets.reading import read_rows
 from lightmill.errors import IntegrityError
-from lightmill.models.architectures import build_module, parameter_count
+from lightmill.models.architectures import parameter_count
 from lightmill.records.annotations import Evaluated, Evaluation
 from lightmill.records.assets import ModelCard, Provenance, VersionSummary
 from lightmill.records.base import now_iso
@@ -22,6 +22,7 @@ from lightmill.training.feed import whole_batch
 from lightmill.training.loop import evaluate
 from lightmill.training.objectives import Objective
 from lightmill.training.rows import Rows
+from lightmill.training.starting import trained_module
 
 
 def register_best(
@@ -34,6 +35,8 @@ def register_best(
     checkpoint: VersionId,
     provenance: Provenance,
     files: Mapping[str, bytes] | None = None,
+    *,
+    allow_python: bool = False,
 ) -> VersionSummary:
     """Publish a checkpoint's weights as the next version of `spec.model`, and move `spec.alias` to it.
 
@@ -44,9 +47,8 @@ def register_best(
     card, run = dataset.manifest.dataset, best.manifest.run
     if card is None or run is None:
         raise IntegrityError(f"{checkpoint} or {dataset.id} carries no card; it was published by something else.")
-    state = load_model_state(best)
-    module = build_module(objective.architecture)
-    module.load_state_dict(state)
+    module = trained_module(spec, objective.architecture, load_model_state(best), allow_python=allow_python)
+    state = module.state_dict()
     tested = test_metrics(module, objective, rows, dataset, location, spec.batch_size)
     metrics = dict(run.metrics) | {
         "best_epoch": float(run.epoch),
@@ -57,10 +59,10 @@ def register_best(
         architecture=objective.architecture,
         preprocessing=card.preprocessing,
         signature=objective.signature(),
-        classes=card.classes if objective.labelled else (),
+        classes=objective.classes,
         metrics=metrics,
-        preparation=card.preparation if objective.labelled else None,
-        tokens=None if objective.labelled else card.tokens,
+        preparation=None if objective.reads_tokens else card.preparation,
+        tokens=card.tokens if objective.reads_tokens else None,
     )
     origin = provenance.model_copy(update={"hardware": best.manifest.provenance.hardware})
     summary = publish_model(registry, spec.model, state, model, origin, files)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from lightmill.errors import IntegrityError, RequestError
 from lightmill.records.assets import Provenance
 from lightmill.records.jobs import Progress
@@ -14,8 +16,9 @@ from lightmill.registry import OpenVersion, Registry, RegistryLocation
 from lightmill.registry.tensors import safetensors_digest
 from lightmill.registry.version import SAFETENSORS_FILE
 from lightmill.training.checkpoints import load_model_state
-from lightmill.training.fit import Watchers, prepare, train_prepared
+from lightmill.training.fit import Prepared, Watchers, prepare, train_prepared
 from lightmill.training.forgetting import forget_run
+from lightmill.training.starting import trained_module
 
 
 def replay(
@@ -40,14 +43,12 @@ def replay(
     """
     spec = spec_of(original, registry)
     origin = original.manifest.provenance
-    prepared = prepare(spec, registry, location, allow_python=allow_python)
-    described = provenance.model_copy(
-        update={"dataset": prepared.dataset.id, "run": run, "spec": spec.model_dump(mode="json")}
-    )
-    trained = train_prepared(prepared, run, runs_path, location, described, watchers)
+    prepared = prepare(spec, registry, location, run, allow_python=allow_python)
+    described = prepared.described(provenance, run).model_copy(update={"spec": spec.model_dump(mode="json")})
+    trained = train_prepared(prepared, run, runs_path, registry, location, described, watchers)
     watchers.report(Progress(phase="compare", done=spec.epochs, total=spec.epochs, unit="epochs"))
     again = registry.open(trained.checkpoint)
-    digest, found = weights_digest(original), safetensors_digest(load_model_state(again))
+    digest, found = weights_digest(original), safetensors_digest(_weights(prepared, again))
     now = described.model_copy(update={"hardware": again.manifest.provenance.hardware})
     done = again.manifest.run
     metrics: dict[str, tuple[float | None, float | None]] = {
@@ -67,6 +68,12 @@ def replay(
         differences=differences(origin, now),
         metrics=metrics,
     )
+
+
+def _weights(prepared: Prepared, checkpoint: OpenVersion) -> dict[str, torch.Tensor]:
+    """Return the weights that a version made of a checkpoint has."""
+    state, architecture = load_model_state(checkpoint), prepared.objective.architecture
+    return trained_module(prepared.spec, architecture, state, allow_python=prepared.allow_python).state_dict()
 
 
 def spec_of(original: OpenVersion, registry: Registry) -> TrainSpec:

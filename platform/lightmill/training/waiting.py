@@ -19,6 +19,8 @@ WAIT_FOR_ROOM_S = 120.0
 NODE_POLL_S = 5.0
 ROOM_POLL_S = 0.5
 _ACCELERATOR = "accelerator_type:"
+RESIZE_S = 30.0
+"""How often a run with a range of workers looks whether more of them fit, in seconds: each change is a restart."""
 Report = Callable[[Progress], None]
 
 
@@ -73,6 +75,7 @@ def scaling_of(placement: Placement) -> ScalingConfig:
         resources_per_worker=placement.resources,
         placement_strategy="SPREAD" if placement.spread else "PACK",
         label_selector=dict(placement.labels) or None,
+        elastic_resize_monitor_interval_s=RESIZE_S,
     )
 
 

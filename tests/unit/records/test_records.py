@@ -187,6 +187,12 @@ RECORDS: list[Record] = [
         id="j", kind=jobs.JobKind.TRAIN, name="n", state=jobs.JobState.FAILED, spec={"a": [1]}, result={"b": None}
     ),
     jobs.EpochMetrics(run="r", epoch=1, metrics={"loss": 0.1}, created="now"),
+    jobs.StepMetrics(run="r", step=10, epoch=1, metrics={"loss": 0.1}, created="now"),
+    jobs.RunMetrics(
+        run="r",
+        epochs=(jobs.EpochMetrics(run="r", epoch=1, metrics={"loss": 0.1}, created="now"),),
+        steps=(jobs.StepMetrics(run="r", step=10, epoch=1, metrics={}, created="now"),),
+    ),
     ENDPOINT_SPEC,
     ENDPOINT_SPEC.replicas,
     ENDPOINT_SPEC.batching,

@@ -37,8 +37,8 @@ class Sealed:
     def objective(self) -> CrossEntropy:
         return CrossEntropy(self.card, Architecture(name="logistic"))
 
-    def config(self, folder: Path, lanes: int = 4, streamed: bool = False, **more: Any) -> LoopConfig:
-        """What a worker of run `run-1` is told; `more` are keys of the specification."""
+    def config(self, folder: Path, run: str = "run-1", lanes: int = 4, **more: Any) -> LoopConfig:
+        """What a worker of a run is told; `more` are keys of the specification."""
         base: dict[str, Any] = {
             "model": "m",
             "dataset": "d",
@@ -52,24 +52,28 @@ class Sealed:
         return LoopConfig(
             spec=spec,
             architecture=CrossEntropy(self.card, spec.architecture).architecture,
-            run="run-1",
-            run_folder=str(folder / "runs" / "run-1"),
+            run=run,
+            run_folder=str(folder / "runs" / run),
             location=self.location,
             dataset=self.version.id,
-            provenance=Provenance(run="run-1"),
+            provenance=Provenance(run=run),
             device="cpu",
             threads=1,
             lanes=lanes,
-            streamed=streamed,
         )
 
 
 def seal_rows(
-    folder: Path, files: Mapping[str, Sequence[int]] = FILES, features: int = 3, extra: float = 0.0
+    folder: Path,
+    files: Mapping[str, Sequence[int]] = FILES,
+    features: int = 3,
+    extra: float = 0.0,
+    spoilt: Mapping[int, float] | None = None,
 ) -> Sealed:
     """Publish files of so many rows in each split; ids count through all of them, labels are ids modulo 4.
 
-    Features other than the first are the label's, shifted, so that there is something to learn; `extra` scales ids.
+    Features other than the first are the label's, shifted, so that there is something to learn; `extra` scales ids;
+    the second feature of `spoilt` rows is what it says.
     """
     world = World(folder)
     draft = world.registry.begin(AssetKind.DATASET, "d")
@@ -77,7 +81,7 @@ def seal_rows(
     start = 0
     for split, sizes in files.items():
         for number, rows in enumerate(sizes):
-            data = write_encrypted(_table(start, rows, features, extra), draft.subkey, {})
+            data = write_encrypted(_table(start, rows, features, extra, spoilt or {}), draft.subkey, {})
             digest, size = draft.put_object(data)
             path = f"{split}/{number}.parquet"
             entries.append(FileEntry(path=path, size=size, sha256=digest, object=digest, rows=rows, group=split))
@@ -95,10 +99,12 @@ def seal_rows(
     return Sealed(world=world, version=world.registry.open(id), location=location, card=card)
 
 
-def _table(start: int, rows: int, features: int, extra: float) -> pa.Table:
+def _table(start: int, rows: int, features: int, extra: float, spoilt: Mapping[int, float]) -> pa.Table:
     ids = np.arange(start, start + rows)
     values = np.repeat((ids % CLASSES)[:, None], features, axis=1).astype(np.float32)
     values[:, 0] = ids if not extra else ids * extra
+    for row in spoilt.keys() & set(ids.tolist()):
+        values[row - start, 1] = spoilt[row]
     return pa.table(
         {
             "row_id": ids,

@@ -7,16 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from ray.train import Checkpoint
-from torch import nn
 
-from lightmill.errors import IntegrityError
 from lightmill.models.architectures import seeded
 from lightmill.records.assets import Provenance, RunCard
 from lightmill.records.references import AssetKind
+from lightmill.records.training import CheckpointSpec
 from lightmill.registry import RegistryLocation
-from lightmill.training.checkpoints import Position, load_model_state, load_state, seal_state
-from lightmill.training.session import POINTER_FILE, read_pointer
+from lightmill.training.checkpoints import Position, Run, Sealer, load_model_state, load_state
 from lightmill.training.strategies import Ddp, Setting
 from lightmill.training.team import Team
 from lightmill.training.weighing import weighed
@@ -25,6 +22,12 @@ from tests.unit.registry.world import World
 from tests.unit.training.strategies.cases import labelled
 
 CASE = labelled()
+
+
+def run_of(location: RegistryLocation, **more: Any) -> Run:
+    return Run(
+        location=location, name="run-1", model="m", provenance=Provenance(run="run-1"), spec=CheckpointSpec(**more)
+    )
 
 
 def strategy(seed: int = 1, **more: Any) -> Ddp:
@@ -54,14 +57,17 @@ def test_what_was_sealed_trains_on_the_same_in_another_process(
     location = RegistryLocation(store_url=str(world.root), keyring_path=str(world.ring.path), workspace="default")
     one, other = strategy(**more), strategy(seed=2, **more)
     go_on(one, steps)
-    card = RunCard(model="m", epoch=3, step=2, metrics={"loss": 0.5})
     totals = torch.tensor([1.5, 2.0], dtype=torch.float64)
     position = Position(epoch=3, step=2)
-    id = seal_state(location, "run-1", card, one.state(), position, totals, Provenance(run="run-1"))
-    assert (id.kind, id.name, id.seq) == (AssetKind.RUN, "run-1", 1)
+    sealer = Sealer(run_of(location), Team.alone())
+    sealer.seal(one.state(), position, {"loss": 0.5}, totals)
+    go_on(one, 0)
+    sealer.finish()
+    id = sealer.last
+    assert id is not None and (id.kind, id.name, id.seq) == (AssetKind.RUN, "run-1", 1)
 
     version = world.new_registry().open(id)
-    assert version.manifest.run == card
+    assert version.manifest.run == RunCard(model="m", epoch=3, step=2, metrics={"loss": 0.5})
     loaded = load_state(version, other.state())
     assert loaded.position == position
     assert loaded.totals is not None and torch.equal(loaded.totals, totals)
@@ -78,21 +84,14 @@ def test_a_model_is_read_with_its_averaged_weights(tmp_path: Path) -> None:
     location = RegistryLocation(store_url=str(world.root), keyring_path=str(world.ring.path), workspace="default")
     one = strategy(ema=0.5)
     go_on(one, 3)
-    card = RunCard(model="m", epoch=1, metrics={})
-    id = seal_state(location, "r", card, one.state(), Position(epoch=1, step=0), None, Provenance(run="r"))
-    found, expected = load_model_state(world.new_registry().open(id)), one.weights()
+    sealer = Sealer(run_of(location), Team.alone())
+    sealer.seal(one.state(), Position(epoch=1, step=0), {}, None)
+    expected = one.weights()
+    go_on(one, 2)
+    sealer.finish()
+    assert sealer.last is not None
+    found = load_model_state(world.new_registry().open(sealer.last))
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    plain = nn.Module.state_dict(one.module)
+    plain = {name: value.clone() for name, value in one.module.state_dict().items()}
     assert any(not torch.equal(found[name], plain[name]) for name in plain)
-
-
-def test_a_pointer_is_read_or_refused_by_its_path(tmp_path: Path) -> None:
-    checkpoint = Checkpoint.from_directory(str(tmp_path))
-    with pytest.raises(IntegrityError, match=POINTER_FILE):
-        read_pointer(checkpoint)
-    (tmp_path / POINTER_FILE).write_text('{"kind": "run"}')
-    with pytest.raises(IntegrityError, match=POINTER_FILE):
-        read_pointer(checkpoint)
-    (tmp_path / POINTER_FILE).write_text('{"kind":"run","name":"r","seq":2,"digest":"aa"}')
-    assert str(read_pointer(checkpoint)) == "r@2"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lightmill.records.references import AssetKind, VersionId
+from lightmill.errors import JobError
+from lightmill.records.references import VersionId
 from lightmill.registry.tensors import load_tensors
+from lightmill.training.keeping import checkpoints_of, newest_checkpoint, ranked
 from lightmill.training.loop import Worker, evaluate, run_epochs
 from lightmill.training.objectives import CrossEntropy
 from lightmill.training.session import LoneSession
@@ -26,9 +31,15 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Sealed:
     return seal_rows(tmp_path_factory.mktemp("looped"), MANY, extra=0.001)
 
 
+KEEP = {"keep_last": 1000}
+runs = count()
+
+
 def trained(sealed: Sealed, folder: Path, start: VersionId | None = None, **more: Any) -> LoneSession:
+    """Train as a run of its own, which keeps all checkpoints unless `checkpoints` say otherwise."""
     session = LoneSession(start)
-    run_epochs(sealed.config(folder, **more), Team.alone(), session)  # pyright: ignore[reportArgumentType]
+    more = {"checkpoints": KEEP} | more
+    run_epochs(sealed.config(folder, f"run-{next(runs)}", **more), Team.alone(), session)
     return session
 
 
@@ -66,9 +77,67 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_it_had_never_stopped(
         assert whole.reports[-1][name] == second.reports[-1][name]
 
 
-def test_sealed_versions_are_the_run_s(sealed: Sealed, tmp_path: Path) -> None:
-    session = trained(sealed, tmp_path)
-    assert {(id.kind, id.name) for id in session.sealed} == {(AssetKind.RUN, "run-1")}
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_a_run_goes_on_in_the_middle_of_an_epoch_with_the_sums_of_the_whole(
+    sealed: Sealed, tmp_path: Path, asynchronous: bool
+) -> None:
+    """Dropout is drawn as in the whole run, since every checkpoint begins its draws anew."""
+    more: dict[str, Any] = {
+        "epochs": 2,
+        "architecture": {"name": "mlp", "arguments": {"hidden": [8], "dropout": 0.3}},
+        "checkpoints": KEEP | {"every_steps": 7, "asynchronous": asynchronous},
+    }
+    whole = trained(sealed, tmp_path, **more)
+    registry = sealed.world.new_registry()
+    cards = [registry.open(id).manifest.run for id in whole.sealed]
+    steps = 26
+    places = [(card.epoch, card.step) for card in cards if card]
+    assert places == [(0, 7), (0, 14), (0, 21), (1, 0), (1, 2), (1, 9), (1, 16), (1, 23), (2, 0)]
+    assert all((epoch * steps + step) % 7 == 0 or step == 0 for epoch, step in places)
+    for number in (1, 5):
+        rest = trained(sealed, tmp_path, whole.sealed[number], **more)
+        one, other = weights(sealed, whole.sealed[-1]), weights(sealed, rest.sealed[-1])
+        assert all(torch.equal(one[name], other[name]) for name in one)
+        for name in ("loss", "train_accuracy", "validation_loss"):
+            assert rest.reports[0][name] == pytest.approx(whole.reports[places[number][0]][name], rel=1e-12)
+
+
+def test_the_best_and_the_last_checkpoints_stay(sealed: Sealed, tmp_path: Path) -> None:
+    more: dict[str, Any] = {"epochs": 5, "checkpoints": {"every_steps": 10, "keep_best": 2, "keep_last": 3}}
+    session = trained(sealed, tmp_path, **more)
+    name = session.sealed[0].name
+    there = checkpoints_of(sealed.world.new_registry(), name)
+    losses = {report["epoch"]: report["validation_loss"] for report in session.reports}
+    best = sorted(losses, key=lambda epoch: losses[epoch])[:2]
+    assert {one.id for one in there} >= set(session.sealed[-3:])
+    assert [one.epoch for one in ranked(there)][:2] == best
+    assert len(there) <= 5
+    assert newest_checkpoint(sealed.world.new_registry(), name) == session.sealed[-1]
+    for one in there:
+        load_tensors(sealed.world.new_registry().open(one.id))
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_a_divergent_run_says_where_with_which_rows_and_from_where_to_go_on(tmp_path: Path, value: float) -> None:
+    spoilt = seal_rows(tmp_path / "spoilt", MANY, extra=0.001, spoilt={37: value})
+    config = spoilt.config(tmp_path, checkpoints=KEEP | {"every_steps": 1, "asynchronous": False}, epochs=3)
+    session = LoneSession()
+    with pytest.raises(JobError, match="Training diverged") as caught:
+        run_epochs(config, Team.alone(), session)
+    told = re.search(r"step (\d+) of epoch 1\. Worker 0 had the rows with row_id ([\d, ]+)\.", caught.value.message)
+    assert told is not None, caught.value.message
+    assert 37 in map(int, told.group(2).split(", "))
+    last = session.sealed[-1]
+    assert f"The last good checkpoint is {last} " not in caught.value.message
+    assert f"checkpoint is {last}." in caught.value.message
+    card = spoilt.world.new_registry().open(last).manifest.run
+    assert card is not None and card.step == int(told.group(1)) - 1
+    assert all(torch.isfinite(one).all() for one in weights(spoilt, last).values())
+
+
+def test_weights_that_are_not_finite_are_not_sealed(sealed: Sealed, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="diverged"):
+        trained(sealed, tmp_path, optimizer="sgd", learning_rate=1e38, epochs=3, checkpoints={"every_steps": 1})
 
 
 def test_a_batch_without_rows_has_no_loss_and_no_gradient(sealed: Sealed) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from lightmill.errors import RequestError
 from lightmill.records.specs import TrainSpec
@@ -30,9 +31,12 @@ _FUSED: frozenset[OptimizerName] = frozenset({"sgd", "adam", "adamw", "adagrad"}
 
 
 def _is_plain(parameter: nn.Parameter) -> bool:
-    """Whether a parameter is a tensor of real numbers in this process's memory, neither sharded nor without memory."""
+    """Whether a parameter is a tensor of real numbers in this process's memory, neither sharded nor without memory.
+
+    Fake ones stand for such, where memory is planned.
+    """
     return (
-        type(parameter.data) is torch.Tensor
+        type(parameter.data) in (torch.Tensor, FakeTensor)
         and parameter.is_floating_point()
         and parameter.device.type in ("cpu", "cuda")
     )

@@ -115,8 +115,8 @@ class Layers:
         whole_outputs: Of these, those that return whole values, summed over the workers.
         parameter_bytes: The parameters of each layer, and under "" those of no layer.
         first: Modules outside of layers that compute before them; others compute after them.
-        shared_bytes: The matrices of `first` that the end of the model uses too, such as an embedding that reads logits;
-            a pipeline's last stage has a copy.
+        shared_bytes: The matrices of `first` that the end of the model uses too, such as an embedding that reads
+            logits; a pipeline's last stage has a copy.
     """
 
     names: tuple[str, ...]

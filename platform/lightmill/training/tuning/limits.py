@@ -50,7 +50,7 @@ class Judge:
         except RequestError as exc:
             return Judged(reason=exc.message)
         with torch.device("meta"):
-            parameters = parameter_count(build_module(prepared.objective.architecture))
+            parameters = parameter_count(build_module(prepared.objective.architecture, allow_python=self._allow_python))
         latency = None
         if self._spec.limits.latency_ms is not None and within(self._spec.limits, parameters, None) is None:
             latency = self._latency(prepared)
@@ -64,7 +64,7 @@ class Judge:
     def _latency(self, prepared: Prepared) -> float:
         row = read_rows(prepared.dataset, self._location, "validation", limit=1)
         batch = prepared.rows.batch(row)
-        module = build_module(prepared.objective.architecture)
+        module = build_module(prepared.objective.architecture, allow_python=self._allow_python)
         return latency_ms(module, lambda one: prepared.objective.step(one, batch))
 
 

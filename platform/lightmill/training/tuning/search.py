@@ -31,6 +31,7 @@ from lightmill.records.tuning import PbtSpec, Trial, TrialTable, TuneSpec
 from lightmill.registry import Registry, RegistryLocation
 from lightmill.training.fit import Watchers, prepare
 from lightmill.training.forgetting import forget, forget_run
+from lightmill.training.keeping import checkpoints_of
 from lightmill.training.placement import Placement
 from lightmill.training.register import register_best
 from lightmill.training.tuning.algorithms import EPOCH, remember, scheduler_of
@@ -222,7 +223,7 @@ class Follower(Callback):
             self._reported(number, trial.config["point"]["values"], result)
 
     def _reported(self, number: int, values: dict[str, Any], result: dict[str, Any]) -> None:
-        checkpoint = VersionId.model_validate_json(result[POINTER])
+        checkpoint = VersionId.model_validate_json(result[POINTER]) if result[POINTER] else None
         metrics = {name: float(result[name]) for name in _metrics(result)}
         before = self._table[number]
         after = self._table.reported(number, int(result[EPOCH]), metrics, checkpoint, values)
@@ -239,6 +240,7 @@ class Follower(Callback):
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         """A trial ended, of itself or stopped by the algorithm."""
         found = self._table[_number_of(trial)]
+        self._find_checkpoint(found)
         if found.state != "failed":
             spec = self._spec.with_values(found.values)
             self._table.finished(found.number, end_state(found, spec))
@@ -248,6 +250,14 @@ class Follower(Callback):
         """A trial failed more often than it may."""
         self._table.finished(_number_of(trial), "failed", _why(trial))
         self._progress()
+
+    def _find_checkpoint(self, trial: Trial) -> None:
+        """Look up the best checkpoint of a trial of several workers, which seal it after they have reported."""
+        if trial.metric is None or trial.checkpoint is not None:
+            return
+        for one in checkpoints_of(self._registry, trial.run):
+            if one.step == 0 and one.epoch == trial.best_epoch:
+                self._table.sealed(trial.number, one.id)
 
     def _progress(self) -> None:
         best = self._table.best
@@ -297,9 +307,7 @@ def _register(
     """Register the best trial's best checkpoint, with the table as a sealed file."""
     chosen = spec.with_values(best.best_values)
     prepared = prepare(chosen, place.registry, place.location, allow_python=allow_python)
-    described = provenance.model_copy(
-        update={"dataset": prepared.dataset.id, "run": best.run, "spec": chosen.model_dump(mode="json")}
-    )
+    described = prepared.described(provenance, best.run).model_copy(update={"spec": chosen.model_dump(mode="json")})
     if best.checkpoint is None:
         raise JobError(f"Trial {best.number} has no checkpoint.")
     return register_best(
@@ -312,6 +320,7 @@ def _register(
         best.checkpoint,
         described,
         {TRIALS_FILE: table.record.model_dump_json(indent=1).encode()},
+        allow_python=allow_python,
     )
 
 

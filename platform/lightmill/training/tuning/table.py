@@ -127,6 +127,10 @@ class Table:
         self._put(trial.model_copy(update=update))
         return self._trials[number]
 
+    def sealed(self, number: int, checkpoint: VersionId) -> None:
+        """The checkpoint of a trial's best epoch is known now."""
+        self._change(number, checkpoint=checkpoint)
+
     def finished(self, number: int, state: TrialState, reason: str = "") -> None:
         """A trial will not change any more."""
         self._change(number, state=state, reason=reason)

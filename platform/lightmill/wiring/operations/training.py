@@ -60,7 +60,7 @@ def plan(context: OperationContext, options: PlanOptions) -> TrainPlan:
         card = dataset.manifest.dataset
         if card is None:
             raise RequestError(f"{dataset.id} is no dataset that can be trained on.")
-        objective = objective_of(spec, card, dataset)
+        objective = objective_of(spec, card, dataset, allow_python=settings.allow_python_steps)
         rows = Rows(objective, card, allow_python=settings.allow_python_steps)
         context.report(Progress(phase="look at the cluster", unit="strategies"))
         cluster, note = _cluster(settings)
