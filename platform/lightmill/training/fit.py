@@ -303,9 +303,9 @@ def make_trainer(
             name=config.run,
             storage_path=str(runs_path),
             failure_config=failure_config(spec.failures),
-            callbacks=[  # pyright: ignore[reportArgumentType] - it takes its own kinds too
+            callbacks=[
                 writer,
-                EndsOnOwnErrors(),
+                EndsOnOwnErrors(),  # pyright: ignore[reportArgumentType] - it takes its own kinds too
             ],
         ),
     )
