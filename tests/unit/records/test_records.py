@@ -18,6 +18,7 @@ from tests.unit.records.data_examples import DATA
 from tests.unit.records.plan_examples import PLANS
 from tests.unit.records.quality_examples import EXAMPLES
 from tests.unit.records.training_examples import TRAINING
+from tests.unit.records.tuning_examples import TUNING
 from tests.unit.records.version_examples import VERSIONS
 
 VERSION = VersionId(kind=AssetKind.DATASET, name="d", seq=3, digest="ab" * 32)
@@ -204,6 +205,7 @@ RECORDS: list[Record] = [
     *TRAINING,
     *PLANS,
     *VERSIONS,
+    *TUNING,
     specs.Spec(),
 ]
 
