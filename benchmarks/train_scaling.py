@@ -24,7 +24,7 @@ from lightmill.training.simulation import Cluster, Link, Stragglers, Workload, f
 GOAL = 1.8
 RUNS = 3
 SECONDS = 5.0
-ROWS_EACH = 512
+ROWS_EACH = 1024
 HIDDEN = [1024, 1024]
 PARAMETER_BYTES = 4 * sum((i + 1) * o for i, o in zip((256, 1024, 1024), (1024, 1024, 10), strict=True))
 SIZES = [16 << 10, 256 << 10, 1 << 20, 8 << 20]
