@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lightmill.settings import Settings
+from lightmill.wiring.bootstrap import bootstrap
 from tests.platforms import free_ports
 
 SPEC_EPOCHS, STEP_S = 6, 0.15
@@ -61,6 +62,7 @@ def written_worker(config: dict[str, Any]) -> None:
 
 def main() -> None:
     settings, folder = Settings(home=Path(sys.argv[1])), Path(sys.argv[2])
+    bootstrap(settings)
     os.environ.update(settings.node_environment())
     import ray
     from ray.cluster_utils import Cluster

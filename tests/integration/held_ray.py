@@ -12,13 +12,16 @@ import sys
 from pathlib import Path
 
 from lightmill.settings import Settings
+from lightmill.wiring.bootstrap import bootstrap
 from tests.platforms import BIN, free_ports
 
 AGENTS = ("dashboard-agent-grpc-port", "dashboard-agent-listen-port", "metrics-export-port", "runtime-env-agent-port")
 
 
 def main() -> None:
-    os.environ.update(Settings(home=Path(sys.argv[1])).node_environment())
+    settings = Settings(home=Path(sys.argv[1]))
+    bootstrap(settings)
+    os.environ.update(settings.node_environment())
     port, *agents = free_ports(1 + len(AGENTS))
     address = f"127.0.0.1:{port}"
     command = [
