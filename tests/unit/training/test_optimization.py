@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from typing import Any, get_args
 
@@ -124,7 +125,7 @@ def test_a_learning_rate_rises_while_it_warms_up_and_never_after(made: ScheduleS
     assert all(0 <= factor <= 1 for factor in found)
     warm, rest = found[: made.warmup_steps], found[made.warmup_steps :]
     assert warm == sorted(warm)
-    assert all(later <= earlier + 1e-12 for earlier, later in zip(rest, rest[1:], strict=False))
+    assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(rest))
 
 
 @pytest.mark.parametrize(
