@@ -29,7 +29,7 @@ SHOWN = ("test_accuracy", "test_perplexity", "validation_loss", "steps_per_secon
 def job(name: str, path: Path) -> dict[str, Any]:
     """Run a job file on a specification; return its last line."""
     command = [sys.executable, str(JOBS / f"{name}.py"), str(path)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603 - our own file
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     lines = done.stdout.strip().splitlines()
     return json.loads(lines[-1]) if lines else {"error": f"{name} ended with {done.returncode} and said nothing"}
 
@@ -37,7 +37,7 @@ def job(name: str, path: Path) -> dict[str, Any]:
 def prepared(folder: Path) -> None:
     """Gather the texts and ingest them."""
     if not (folder / "texts.jsonl").is_file():
-        subprocess.run([sys.executable, str(HERE / "gather.py"), folder.name], check=True)  # noqa: S603 - our own file
+        subprocess.run([sys.executable, str(HERE / "gather.py"), folder.name], check=True)
     found = job("ingest", folder / "dataset.yaml")
     if "error" in found:
         raise SystemExit(found["error"])
