@@ -9,10 +9,10 @@ from __future__ import annotations
 import sys
 
 from lightmill.records.jobs import JobKind
-from lightmill.records.preparation import Python
 from lightmill.records.references import AssetKind, parse_reference
 from lightmill.records.specs import TrainSpec
 from lightmill.wiring.job import JobContext, run_job
+from lightmill.wiring.modules import training_functions
 
 
 def work(context: JobContext, spec: TrainSpec) -> dict[str, object]:
@@ -44,9 +44,7 @@ def functions(context: JobContext, spec: TrainSpec) -> list[str]:
     """Name the functions of the specification, and of `python` steps that the dataset leaves for training."""
     registry = context.platform.registry
     version = registry.resolve(AssetKind.DATASET, parse_reference(spec.dataset))
-    card = registry.open(version).manifest.dataset
-    steps = card.training.fitted.steps if card and card.training else ()
-    return [*spec.functions, *(step.function for step in steps if isinstance(step, Python))]
+    return [*spec.functions, *training_functions(registry.open(version))]
 
 
 if __name__ == "__main__":

@@ -13,16 +13,29 @@ from lightmill.records.base import Record
 from lightmill.records.endpoints import Endpoint
 from lightmill.records.jobs import STEP_POINTS_MAX, EpochMetrics, Job, JobKind, StepMetrics
 from lightmill.records.platform import PlatformStatus
+from lightmill.records.replay import ReplaySpec
+from lightmill.records.specs import parse_spec
+from lightmill.records.tuning import TrialTable
 from lightmill.training.watching.page import metrics_page
 
 PREFIX = "/api/v1"
 
 
 class JobRequest(Record):
-    """A job to start; `folder` is where relative paths in `spec` begin, on the platform's machine."""
+    """A job to start; `folder` is where relative paths in `spec` begin, on the platform's machine.
+
+    `resume` is a tuning job that it goes on from.
+    """
 
     kind: JobKind
     spec: dict[str, Any]
+    folder: str = "."
+    resume: str | None = None
+
+
+class ReplayRequest(Record):
+    """A replay to start; `folder` is where the run's own modules lie, on the platform's machine."""
+
     folder: str = "."
 
 
@@ -45,9 +58,15 @@ def job_routes(router: APIRouter, service: ControlService) -> None:
 
     @router.post("/jobs", status_code=201)
     def submit(request: JobRequest) -> Job:
-        if request.kind is JobKind.INGEST:
-            return service.submit_ingest(request.spec, request.folder)
-        return service.submit_train(request.spec, request.folder)
+        match request.kind:
+            case JobKind.INGEST:
+                return service.submit_ingest(request.spec, request.folder)
+            case JobKind.TUNE:
+                return service.submit_tune(request.spec, request.folder, request.resume)
+            case JobKind.REPLAY:
+                return service.replay(parse_spec(ReplaySpec, request.spec, "The replay").run, request.folder)
+            case _:
+                return service.submit_train(request.spec, request.folder)
 
     @router.get("/jobs")
     def list_jobs(limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> list[Job]:
@@ -76,6 +95,14 @@ def job_routes(router: APIRouter, service: ControlService) -> None:
     @router.get("/jobs/{id}/logs", response_class=PlainTextResponse)
     def job_logs(id: str) -> str:
         return service.job_logs(id)
+
+    @router.get("/jobs/{id}/trials")
+    def job_trials(id: str) -> TrialTable:
+        return service.trials(id)
+
+    @router.post("/jobs/{id}/replay", status_code=201)
+    def replay(id: str, request: ReplayRequest) -> Job:
+        return service.replay(id, request.folder)
 
     @router.post("/jobs/{id}/cancel")
     def cancel_job(id: str) -> Job:

@@ -14,6 +14,8 @@ class JobKind(StrEnum):
 
     INGEST = "ingest"
     TRAIN = "train"
+    TUNE = "tune"
+    REPLAY = "replay"
 
 
 class JobState(StrEnum):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import builtins
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from lightmill.errors import JobError, UnavailableError
 from lightmill.records.dataset_spec import DatasetSpec
 from lightmill.records.jobs import EpochMetrics, Job, JobKind, JobState, RunMetrics, StepMetrics
 from lightmill.records.specs import TrainSpec
+from lightmill.records.tuning import TrialTable, TuneSpec
 from lightmill.sdk.curves import MetricsView, notebook_display
 from lightmill.sdk.progress import JobBar
 from lightmill.sdk.specs import SpecLike, as_json, read_spec
@@ -37,8 +39,32 @@ class Jobs:
         parsed, folder = read_spec(TrainSpec, spec)
         return self._submit(JobKind.TRAIN, as_json(parsed), folder)
 
-    def _submit(self, kind: JobKind, spec: dict[str, object], folder: str) -> Job:
-        body = {"kind": kind, "spec": spec, "folder": folder}
+    def tune(self, spec: SpecLike, *, resume: str | None = None) -> Job:
+        """Start a tuning job from `tune.yaml`, or from a mapping of the same form.
+
+        `resume` is the id of a job with the same specification that did not end well; its trials are gone on with.
+        """
+        parsed, folder = read_spec(TuneSpec, spec)
+        return self._submit(JobKind.TUNE, as_json(parsed), folder, resume)
+
+    def trials(self, id: str) -> TrialTable:
+        """Return the trials of a tuning job, while it runs and after; NotFoundError if it has none."""
+        return TrialTable.model_validate(self._transport.get(path("jobs", id, "trials")))
+
+    def replay(self, run: str, *, folder: str | Path = ".") -> Job:
+        """Start a job that does a training run again and compares the weights; its result is a `ReplayReport`.
+
+        `folder` is where the run's own modules lie, and where git says which code it is.
+
+        Raises:
+            NotFoundError: There is no such run, or its model version is gone.
+            RequestError: It cannot be replayed.
+        """
+        body = {"folder": str(Path(folder).absolute())}
+        return Job.model_validate(self._transport.post(path("jobs", run, "replay"), body))
+
+    def _submit(self, kind: JobKind, spec: dict[str, object], folder: str, resume: str | None = None) -> Job:
+        body = {"kind": kind, "spec": spec, "folder": folder} | ({"resume": resume} if resume else {})
         return Job.model_validate(self._transport.post(path("jobs"), body))
 
     def list(self, limit: int = 50) -> list[Job]:
@@ -107,7 +133,7 @@ class Jobs:
             try:
                 job = self.show(id)
                 if on_progress:
-                    epochs = self.metrics(id) if job.kind is JobKind.TRAIN else []
+                    epochs = self.metrics(id) if job.kind in (JobKind.TRAIN, JobKind.REPLAY) else []
                     on_progress(job, epochs)
                 answered = time.monotonic()
             except UnavailableError:

@@ -6,12 +6,13 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.train
 import torch
 from ray.exceptions import RayActorError
-from ray.train import RunConfig
+from ray.train import RunConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from lightmill.datasets.dealing import deal_split
@@ -64,6 +65,44 @@ class Watchers:
     note: Callable[[str], None] = lambda _: None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A run that can begin: what it trains on and begins with, for which objective, and how rows are dealt."""
+
+    spec: TrainSpec
+    dataset: OpenVersion
+    objective: Objective
+    base: OpenVersion | None
+    rows: Rows
+    lanes: int
+    streamed: bool
+    allow_python: bool
+
+    def subject(self, location: RegistryLocation) -> Subject:
+        """Return what a plan of the run looks at."""
+        return Subject(
+            spec=self.spec,
+            dataset=self.dataset,
+            location=location,
+            objective=self.objective,
+            rows=self.rows,
+            allow_python=self.allow_python,
+        )
+
+    def described(self, provenance: Provenance, run: str) -> Provenance:
+        """Return where what the run makes comes from."""
+        base = self.base.id if self.base else None
+        return provenance.model_copy(update={"dataset": self.dataset.id, "run": run, "base": base})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A run that has ended: its best checkpoint, and files that are sealed with a version made of it."""
+
+    checkpoint: VersionId
+    files: dict[str, bytes]
+
+
 def train(
     spec: TrainSpec,
     run: str,
@@ -86,6 +125,33 @@ def train(
         UnavailableError: The cluster is busy and stayed so.
         JobError: Training failed more often than `failures` allow.
     """
+    prepared = prepare(spec, registry, location, run, allow_python=allow_python)
+    described = prepared.described(provenance, run)
+    trained = train_prepared(prepared, run, runs_path, registry, location, described, watchers)
+    watchers.report(Progress(phase="register", done=spec.epochs, total=spec.epochs, unit="epochs"))
+    return register_best(
+        spec,
+        prepared.objective,
+        prepared.rows,
+        prepared.dataset,
+        registry,
+        location,
+        trained.checkpoint,
+        described,
+        trained.files,
+        allow_python=allow_python,
+    )
+
+
+def prepare(
+    spec: TrainSpec, registry: Registry, location: RegistryLocation, run: str = "", *, allow_python: bool = False
+) -> Prepared:
+    """Look up what a run needs, and refuse what cannot work; nothing is started. `run` names one that may go on.
+
+    Raises:
+        NotFoundError: There is no such dataset, or no such model to begin with.
+        RequestError: The specification does not fit the dataset.
+    """
     dataset = registry.open(_dataset_of(spec, run, registry))
     card = dataset.manifest.dataset
     if card is None:
@@ -100,41 +166,64 @@ def train(
     most = spec.worker_range.max
     lanes = most if streamed or spec.distribution else lane_count(spec.batch_size, most)
     check_lanes(spec, dataset, location, lanes)
-    placement = find_place(spec, watchers.report, streamed=streamed)
-    subject = Subject(spec=spec, dataset=dataset, location=location, objective=objective, rows=rows)
-    refuse_too_large(subject, placement, describe_cluster())
-    for said in placement.notes:
-        watchers.note(said)
-    watchers.report(Progress(phase=f"start {placement}", done=0, total=spec.epochs, unit="epochs"))
-    described = provenance.model_copy(update={"dataset": dataset.id, "run": run, "base": base.id if base else None})
-    config = LoopConfig(
+    return Prepared(
         spec=spec,
-        architecture=objective.architecture,
-        run=run,
-        run_folder=str(runs_path / run),
-        location=location,
-        dataset=dataset.id,
-        base=base.id if base else None,
-        provenance=described,
-        device=placement.device,
-        threads=max(1, int(placement.cpus)),
+        dataset=dataset,
+        objective=objective,
+        base=base,
+        rows=rows,
         lanes=lanes,
         streamed=streamed,
         allow_python=allow_python,
     )
+
+
+def loop_config(
+    prepared: Prepared, placement: Placement, run: str, runs_path: Path, location: RegistryLocation, origin: Provenance
+) -> LoopConfig:
+    """Return what the workers of a run need."""
+    return LoopConfig(
+        spec=prepared.spec,
+        architecture=prepared.objective.architecture,
+        run=run,
+        run_folder=str(runs_path / run),
+        location=location,
+        dataset=prepared.dataset.id,
+        base=prepared.base.id if prepared.base else None,
+        provenance=origin.listed(),
+        device=placement.device,
+        threads=max(1, int(placement.cpus)),
+        lanes=prepared.lanes,
+        streamed=prepared.streamed,
+        allow_python=prepared.allow_python,
+    )
+
+
+def train_prepared(
+    prepared: Prepared,
+    run: str,
+    runs_path: Path,
+    registry: Registry,
+    location: RegistryLocation,
+    provenance: Provenance,
+    watchers: Watchers,
+) -> Trained:
+    """Train, and return the best checkpoint; see `train` for the errors."""
+    spec = prepared.spec
+    placement = find_place(spec, watchers.report, streamed=prepared.streamed)
+    refuse_too_large(prepared.subject(location), placement, describe_cluster())
+    for said in placement.notes:
+        watchers.note(said)
+    watchers.report(Progress(phase=f"start {placement}", done=0, total=spec.epochs, unit="epochs"))
+    config = loop_config(prepared, placement, run, runs_path, location, provenance)
     follower = RunFollower(run, runs_path / run, spec, watchers.on_epoch, watchers.on_steps, watchers.report)
     _fit(config, placement, runs_path, follower)
-    best = best_checkpoint(registry, run)
-    watchers.report(Progress(phase="register", done=spec.epochs, total=spec.epochs, unit="epochs"))
-    files = follower.files(watchers.recorded())
-    return register_best(
-        spec, objective, rows, dataset, registry, location, best, described, files, allow_python=allow_python
-    )
+    return Trained(checkpoint=best_checkpoint(registry, run), files=follower.files(watchers.recorded()))
 
 
 def _dataset_of(spec: TrainSpec, run: str, registry: Registry) -> VersionId:
     """Return the dataset that the run began with, whose rows keep their order, or else the one that is named."""
-    newest = newest_checkpoint(registry, run)
+    newest = newest_checkpoint(registry, run) if run else None
     began = registry.open(newest).manifest.provenance.dataset if newest else None
     return began or registry.resolve(AssetKind.DATASET, parse_reference(spec.dataset))
 
@@ -190,7 +279,8 @@ def _fit(config: LoopConfig, placement: Placement, runs_path: Path, follower: Ru
     with follower:
         for left in range(config.spec.failures.controller, -1, -1):
             try:
-                _trainer(config, placement, runs_path, follower).fit()
+                writer = EpochWriter(config.run, follower.metrics_path)
+                make_trainer(config, placement, runs_path, writer, follower.mailbox).fit()
             except ray.train.TrainingFailedError as exc:
                 original = original_error(exc)
                 if original is not None:
@@ -204,21 +294,22 @@ def _fit(config: LoopConfig, placement: Placement, runs_path: Path, follower: Ru
                 return
 
 
-def _trainer(config: LoopConfig, placement: Placement, runs_path: Path, follower: RunFollower) -> TorchTrainer:
+def make_trainer(
+    config: LoopConfig, placement: Placement, runs_path: Path, writer: UserCallback, mailbox: Any = None
+) -> TorchTrainer:
+    """Return Ray Train's trainer of a run; `writer` hears of epochs and the actor `mailbox`, if any, of steps."""
     spec = config.spec
+    callbacks: list[Any] = [writer, EndsOnOwnErrors()]
     return TorchTrainer(
         train_worker,
-        train_loop_config={"config": config.model_dump_json(), "mailbox": follower.mailbox},
+        train_loop_config={"config": config.model_dump_json(), "mailbox": mailbox},
         torch_config=TorchConfig(backend=placement.backend),
         scaling_config=scaling_of(placement),
         run_config=RunConfig(
             name=config.run,
             storage_path=str(runs_path),
             failure_config=failure_config(spec.failures),
-            callbacks=[  # pyright: ignore[reportArgumentType] - it takes its own kinds too
-                EpochWriter(config.run, follower.metrics_path),
-                EndsOnOwnErrors(),
-            ],
+            callbacks=callbacks,
         ),
     )
 

@@ -35,6 +35,7 @@ from lightmill.training.guard import Guard
 from lightmill.training.keeping import SCORE
 from lightmill.training.lanes import Lanes
 from lightmill.training.objectives import Batch, Objective, build_objective
+from lightmill.training.repeating import deterministic_kernels, hardware_of, seed_at
 from lightmill.training.rows import Rows
 from lightmill.training.scores import Scores
 from lightmill.training.session import RaySession, Session
@@ -91,11 +92,12 @@ def train_worker(config: dict[str, Any]) -> None:
 def run_epochs(config: LoopConfig, team: Team, session: Session, tell: Tell | None = None) -> None:
     """Train all epochs that are not done yet, reporting each; `tell` hears of steps."""
     torch.set_num_threads(config.threads)
-    worker = Worker(config, team, session, tell)
-    try:
-        worker.train()
-    finally:
-        worker.close()
+    with deterministic_kernels(config.spec.deterministic):
+        worker = Worker(config, team, session, tell)
+        try:
+            worker.train()
+        finally:
+            worker.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +134,7 @@ class Worker:
             location=config.location,
             name=config.run,
             model=self._spec.model,
-            provenance=config.provenance,
+            provenance=config.provenance.model_copy(update={"hardware": hardware_of(team)}),
             spec=self._spec.checkpoints,
         )
         self._exchange = Exchange(team)
@@ -208,8 +210,7 @@ class Worker:
 
     def _draw_anew(self, epoch: int, step: int) -> None:
         """Seed what is drawn from here on, such as dropout, so that a run that goes on here draws the same."""
-        seeds = np.random.SeedSequence([self._spec.seed & 0xFFFFFFFF, self._team.rank, epoch, step])
-        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> 1))
+        seed_at(self._spec.seed, self._strategy.data_rank, epoch, step)
 
     def _evaluated(self) -> dict[str, float]:
         """Return loss and metrics of the validation split, computed by all workers."""

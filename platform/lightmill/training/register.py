@@ -64,7 +64,8 @@ def register_best(
         preparation=None if objective.reads_tokens else card.preparation,
         tokens=card.tokens if objective.reads_tokens else None,
     )
-    summary = publish_model(registry, spec.model, state, model, provenance, files)
+    origin = provenance.model_copy(update={"hardware": best.manifest.provenance.hardware})
+    summary = publish_model(registry, spec.model, state, model, origin, files)
     held_out = Evaluation(
         dataset=dataset.id,
         split="test",

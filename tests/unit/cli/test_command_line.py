@@ -59,7 +59,9 @@ FROZEN = {
     "jobs list": ["--limit", "--json"],
     "jobs logs": ["id", "--follow", "-f"],
     "jobs metrics": ["id", "--steps", "--only", "--limit", "--plot", "--out", "--json"],
+    "jobs replay": ["run", "--folder", "--wait", "--no-wait", "--json"],
     "jobs show": ["id", "--json"],
+    "jobs trials": ["job", "--limit", "--json"],
     "jobs watch": ["id", "--json"],
     "keys destroy": ["key_id", "--yes", "--ask-passphrase", "--json"],
     "keys erase": ["kind", "name", "--workspace", "--yes", "--ask-passphrase", "--json"],
@@ -116,6 +118,7 @@ FROZEN = {
     "registry restore": ["source", "--json"],
     "status": ["--json"],
     "train": ["spec", "--wait", "--no-wait", "--json"],
+    "tune": ["spec", "--resume", "--wait", "--no-wait", "--json"],
     "up": ["--ray", "--json"],
 }
 del FROZEN["cluster"]

@@ -26,7 +26,10 @@ def module_state(module: nn.Module, updater: Updater) -> State:
 
 def load_module_state(module: nn.Module, updater: Updater, state: State) -> None:
     """Put back what `module_state` returned."""
+    settings = [{key: value for key, value in g.items() if key != "params"} for g in updater.optimizer.param_groups]
     set_state_dict(module, updater.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    for group, kept in zip(updater.optimizer.param_groups, settings, strict=True):
+        group.update(kept)  # the settings stay those of the specification
     with torch.no_grad():
         for name, value in updater.averaged.items():
             value.copy_(state["averaged"][name])
