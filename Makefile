@@ -66,6 +66,13 @@ test-data: extras
 		tests/contract/test_sources_s3.py -m "slow or not slow"
 	@for name in $(DATA_TESTS); do $(BIN)/pytest --counts tests/integration/test_$$name.py -m slow || exit 1; done
 
+# Training whole: strategies at two and four workers, faults, tuning, watching.
+TRAIN_TESTS := jobs_alone training_kinds training_elastic training_killed tuning watching placement
+
+test-train: extras
+	@$(BIN)/pytest -n 2 --counts tests/unit/training tests/unit/models/test_*.py tests/unit/serving -m "slow or not slow"
+	@for name in $(TRAIN_TESTS); do $(BIN)/pytest --counts tests/integration/test_$$name.py -m slow || exit 1; done
+
 test-slow: extras
 	@$(BIN)/pytest tests -m slow
 
@@ -88,6 +95,9 @@ bench-registry: extras
 # 20 million rows, or as many as LIGHTMILL_BENCH_ROWS says; needs about 15 GB of disk, and half an hour on two cores.
 bench-data: extras
 	@$(BIN)/python -m benchmarks data
+
+bench-train: extras
+	@$(BIN)/python -m benchmarks train
 
 # Resolve anew: a fresh environment, newest versions that pyproject.toml admits, torch as pinned here.
 lock:

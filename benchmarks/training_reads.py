@@ -20,7 +20,7 @@ from lightmill.datasets.parquet import encodings
 from lightmill.datasets.reading import feature_rows, read_file, split_files
 from lightmill.datasets.sealed import read_split
 from lightmill.registry import OpenVersion, RegistryLocation
-from lightmill.training.batches import READ_ROWS
+from lightmill.training.feed import READ_ROWS
 
 
 @ray.remote(num_cpus=1)

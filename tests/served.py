@@ -1,4 +1,4 @@
-"""The routes of datasets and models over a small deployment, on a real port, with the real client's key in front."""
+"""The routes of datasets, models and jobs over a small deployment, on a real port, with a key in front."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ from lightmill.access import KeyChecker, mint_key
 from lightmill.api.app import handle_errors
 from lightmill.api.assets import asset_routes
 from lightmill.api.gate import Gate
+from lightmill.api.routes import job_routes
 from lightmill.control.assets import AssetService
+from lightmill.control.jobs import Jobs
+from lightmill.control.service import ControlService
 from lightmill.records.search import Comparison
 from lightmill.registry import RegistryLocation
+from lightmill.settings import Settings
 from tests.unit.registry.world import World
 
 
@@ -39,6 +43,9 @@ def served(world: World, required: tuple[Comparison, ...] = ()) -> Iterator[Serv
     service = AssetService(world.catalog, world.registry, location, required, lambda: found.woken.append(None))
     app, router = FastAPI(), APIRouter(prefix="/api/v1")
     asset_routes(router, service)
+    settings = Settings(home=world.root / "home")
+    jobs = Jobs(settings, world.catalog)
+    job_routes(router, ControlService(settings, world.catalog, world.registry, location, jobs, lambda: None))
     app.include_router(router)
     handle_errors(app)
     app.add_middleware(Gate, keys=lambda: KeyChecker([key]), prefix="/api/v1")

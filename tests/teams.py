@@ -21,7 +21,6 @@ from lightmill.training.tally import Tally
 from lightmill.training.team import Team
 from lightmill.training.weighing import cut, weighed
 
-
 multiprocessing.set_forkserver_preload(["tests.teams", "tests.unit.training.strategies.cases"])  # imports once
 
 

@@ -6,7 +6,6 @@ Run: python -m tests.integration.seen_rows HOME DATASET
 from __future__ import annotations
 
 import json
-import math
 import sys
 import tempfile
 from pathlib import Path
@@ -26,57 +25,63 @@ WORKERS, EPOCHS, BATCH = 2, 2, 16
 
 
 def see(config: dict[str, Any]) -> None:
-    """The training loop: as many steps as batches, each of which says which rows it has."""
+    """The training loop: in every step, write down which rows this worker has."""
     import ray.train
     import torch
 
-    from lightmill.training.batches import Batches, step_sizes
+    from lightmill.datasets.dealing import deal_split
+    from lightmill.datasets.reading import open_version
+    from lightmill.records.references import VersionId
+    from lightmill.records.splitting import DistributionSpec
+    from lightmill.registry import RegistryLocation
+    from lightmill.training.feed import KeptFeed, Origin
+    from lightmill.training.lanes import Lanes
+    from lightmill.training.stream import StreamedFeed
 
     class Ids:
         changing = False
+        columns = ("row_id",)
 
         def batch(self, table: Any, *, epoch: int | None = None) -> tuple[torch.Tensor, ...]:
             return (torch.from_numpy(table.column("row_id").to_numpy().copy()),)
 
+    location = RegistryLocation.model_validate_json(config["location"])
+    version = open_version(location, VersionId.model_validate_json(config["version"]))
+    places = deal_split(version, location, DistributionSpec(**config["section"]), WORKERS)
+    lanes = Lanes([len(one) for one in places], BATCH)
     rank = ray.train.get_context().get_world_rank()
-    counts = config["counts"]
-    sizes = step_sizes(counts[rank], math.ceil(max(counts) / BATCH))
-    shard: Any = ray.train.get_dataset_shard(f"train-{rank}")
     rows: Any = Ids()
-    batches = Batches(shard, rows, BATCH, rank, torch.device("cpu"), config["bytes"], sizes)
+    kind = StreamedFeed if config["streamed"] else KeptFeed
+    origin = Origin(version, location, "train", places)
+    feed = kind(origin, rows, lanes, lanes.share(rank, WORKERS), rank, torch.device("cpu"))
     for epoch in range(EPOCHS):
-        seen = [row for (ids,) in batches.epoch(epoch) for row in ids.tolist()]
+        seen = [row for (ids,) in feed.epoch(epoch) for row in ids.tolist()]
         Path(config["folder"], f"{epoch}-{rank}.json").write_text(json.dumps(seen))
 
 
 def main() -> None:
     settings = Settings(home=Path(sys.argv[1]))
     with connect(settings):
-        from ray.train import DataConfig, RunConfig, ScalingConfig
+        from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        from lightmill.datasets.dealing import distribute_split
         from lightmill.records.references import AssetKind, parse_reference
-        from lightmill.records.splitting import DistributionSpec
-        from lightmill.training.batches import CACHE_BYTES
 
         platform = open_platform(settings)
         id = platform.registry.resolve(AssetKind.DATASET, parse_reference(sys.argv[2]))
-        version = platform.registry.open(id)
         found: dict[str, Any] = {}
         for number, section in enumerate(SPECS):
-            dealt = distribute_split(version, platform.location, DistributionSpec(**section), WORKERS)
             with tempfile.TemporaryDirectory() as folder:
                 trainer = TorchTrainer(
                     see,
                     train_loop_config={
-                        "counts": list(dealt.sizes),
+                        "location": platform.location.model_dump_json(),
+                        "version": id.model_dump_json(),
+                        "section": section,
                         "folder": folder,
-                        "bytes": CACHE_BYTES + number % 2,  # kept in memory, or streamed in every epoch
+                        "streamed": bool(number % 2),  # or kept in memory
                     },
-                    scaling_config=ScalingConfig(num_workers=WORKERS),
-                    datasets={f"train-{rank}": part for rank, part in enumerate(dealt.datasets(["row_id"]))},
-                    dataset_config=DataConfig(datasets_to_split=[]),
+                    scaling_config=ScalingConfig(num_workers=WORKERS, resources_per_worker={"CPU": 0.5}),
                     run_config=RunConfig(name=section["by"], storage_path=str(settings.runs_path)),
                 )
                 trainer.fit()

@@ -22,6 +22,7 @@ from tests.platforms import BIN, ROOT, TestPlatform, temporary_platform
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 KILLS = 20
+PIECES = 15  # a job puts one for each file into the journal in each of three passes, and the digests of sources
 FILES, ROWS, COLUMNS = 5, 125_000, 18
 SPEC: dict[str, Any] = {
     "name": "killed",
@@ -82,16 +83,15 @@ def test_whoever_runs_a_killed_job_again_gets_the_same_version(tmp_path: Path, t
     chance = Random(1)
     with temporary_platform() as platform:
         platform.lightmill("up")
-        began = time.monotonic()
         first, _ = finished(begun(platform, path))
-        whole_s = time.monotonic() - began
         kept = FILES * ROWS - FILES * -(-ROWS // 50_000)
         assert first["profile"]["rows_kept"] == kept
         assert first["profile"]["dropped"] == {"duplicate row": 4 * FILES}
         resumed = 0
         for _ in range(KILLS):
             process = begun(platform, path)
-            time.sleep(chance.uniform(0.3, whole_s))
+            wait_for_pieces(process, platform.home / "ingest", chance.randrange(PIECES))
+            time.sleep(chance.uniform(0.0, 0.8))
             killed = process.poll() is None
             if killed:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -103,8 +103,17 @@ def test_whoever_runs_a_killed_job_again_gets_the_same_version(tmp_path: Path, t
             tally("reruns that took up finished work", int(took_up))
             assert again["content_digest"] == first["content_digest"]
             assert again["profile"] == first["profile"]
-        assert resumed >= KILLS // 4, "most kills come after something was finished"
+        assert resumed >= KILLS // 2, "most kills come after something was finished"
         assert not list((platform.home / "ingest").glob("*.journal"))
+
+
+def wait_for_pieces(process: subprocess.Popen[str], folder: Path, pieces: int) -> None:
+    """Return when so many pieces of work are in the journal, however fast the machine is, or the job has ended."""
+    seen, size = 0, 0
+    while seen < pieces and process.poll() is None:
+        now = sum(path.stat().st_size for path in folder.glob("*.journal"))
+        seen, size = seen + int(now > size > 0), max(now, size)
+        time.sleep(0.002)
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[dict[str, Any], str]:

@@ -22,9 +22,11 @@ from lightmill.records.assets import (
 )
 from lightmill.records.base import Record
 from lightmill.records.dataset_versions import DatasetDiff, RowTrace
+from lightmill.records.jobs import RunMetrics
 from lightmill.records.profile import ProfileRecord
 from lightmill.records.references import AssetKind
 from lightmill.records.search import PAGE_MAX, QUERY_MAX, ROWS_MAX, SearchPage
+from lightmill.training.watching.page import metrics_page
 
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
 
@@ -140,6 +142,20 @@ def _of_models(router: APIRouter, service: AssetService) -> None:
     def evaluate(name: str, selector: str, request: EvaluationRequest) -> VersionDetail:
         return service.evaluate(f"{name}@{selector}", request.dataset, request.split, request.metrics, request.by)
 
+    @router.get(base + "/metrics")
+    def metrics(name: str, selector: str) -> RunMetrics:
+        return service.run_metrics(f"{name}@{selector}")
+
+    @router.get(base + "/metrics.html", response_class=HTMLResponse)
+    def page_of_metrics(name: str, selector: str) -> HTMLResponse:
+        return page_response(metrics_page(service.run_metrics(f"{name}@{selector}"), f"{name}@{selector}"))
+
+
+def page_response(page: str) -> HTMLResponse:
+    """Return a page whose policy forbids scripts and requests."""
+    headers = {"Content-Security-Policy": PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
+    return HTMLResponse(page, headers=headers)
+
 
 def _of_datasets(router: APIRouter, service: AssetService) -> None:
     @router.get("/datasets/{name}/versions/{selector}/rows")
@@ -180,5 +196,4 @@ def _of_datasets(router: APIRouter, service: AssetService) -> None:
 
     @router.get("/datasets/{name}/versions/{selector}/profile.html", response_class=HTMLResponse)
     def page_of_profile(name: str, selector: str) -> HTMLResponse:
-        headers = {"Content-Security-Policy": PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
-        return HTMLResponse(profile_page(service.profile(f"{name}@{selector}")), headers=headers)
+        return page_response(profile_page(service.profile(f"{name}@{selector}")))

@@ -33,7 +33,7 @@ class Catalog:
         marks: High-water marks, which reveal a store that was rolled back.
         endpoints: Desired and observed state of endpoints.
         jobs: Jobs and their progress.
-        runs: Metrics by epoch.
+        runs: Metrics by epoch and by step.
         keys: API keys, by the digests of their secrets.
         masking_policies: Masking policies by name and number, signed.
         facts: Small facts about this deployment.

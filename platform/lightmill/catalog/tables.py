@@ -28,7 +28,7 @@ from sqlalchemy import (
     column,
 )
 
-HEAD = "0003"
+HEAD = "0004"
 """The revision of these tables; revisions are numbers, so that a newer one can be told from an older one."""
 
 REVISION_TABLE = "lightmill_revision"
@@ -186,6 +186,16 @@ epochs = Table(
     metadata,
     Column("run", _text, primary_key=True),
     Column("epoch", Integer, primary_key=True, autoincrement=False),
+    Column("metrics", _json, nullable=False),
+    Column("created", _text, nullable=False),
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("run", _text, primary_key=True),
+    Column("step", BigInteger, primary_key=True, autoincrement=False),
+    Column("epoch", Integer, nullable=False),
     Column("metrics", _json, nullable=False),
     Column("created", _text, nullable=False),
 )

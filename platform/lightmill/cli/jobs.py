@@ -9,9 +9,11 @@ from typing import Annotated
 
 import typer
 
+from lightmill.cli import curves, tuning
 from lightmill.cli.following import follow_job
 from lightmill.cli.output import JsonOption, console, print_facts, print_json, print_table
 from lightmill.records.jobs import Job
+from lightmill.records.tuning import TrialTable
 from lightmill.sdk import connect
 
 LOG_POLL_S = 1.0
@@ -23,11 +25,14 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("ingest")(ingest)
     app.command("train")(train)
-    group = typer.Typer(help="Jobs: list, show, logs, cancel.", no_args_is_help=True)
+    group = typer.Typer(help="Jobs: list, show, watch, metrics, logs, cancel, trials, replay.", no_args_is_help=True)
     group.command("list")(list_jobs)
     group.command("show")(show)
+    group.command("watch")(watch)
+    group.command("metrics")(curves.of_job)
     group.command("logs")(logs)
     group.command("cancel")(cancel)
+    tuning.add_to(app, group)
     app.add_typer(group, name="jobs")
 
 
@@ -67,10 +72,19 @@ def show(id: str, json_output: JsonOption = False) -> None:
         print_json({**job.model_dump(mode="json"), "epochs": [e.model_dump(mode="json") for e in epochs]})
         return
     _print_job(job, json_output)
+    if "tuning" in job.result:
+        tuning.print_trials(TrialTable.model_validate(job.result["tuning"]))
     if epochs:
         names = list(epochs[-1].metrics)
         rows = [(e.epoch, *(f"{e.metrics.get(name, float('nan')):.4f}" for name in names)) for e in epochs]
         print_table("Epochs", ("epoch", *names), rows)
+
+
+def watch(id: str, json_output: JsonOption = False) -> None:
+    """Show how far a job is until it ends."""
+    with connect() as client:
+        done = follow_job(client, client.jobs.show(id), quiet=json_output)
+    _print_job(done, json_output)
 
 
 def logs(id: str, follow: Annotated[bool, typer.Option("--follow", "-f")] = False) -> None:
@@ -107,7 +121,8 @@ def _print_job(job: Job, json_output: bool) -> None:
     facts = {"kind": job.kind, "name": job.name, "state": job.state, "created": job.created}
     if job.message:
         facts["message"] = job.message
-    print_facts(f"Job {job.id}", facts | {key: _short(value) for key, value in job.result.items()})
+    shown = {key: _short(value) for key, value in job.result.items() if key != "tuning"}
+    print_facts(f"Job {job.id}", facts | shown)
     if not job.state.final:
         console.print(f"Follow it with: lightmill jobs logs --follow {job.id}")
 

@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from lightmill.cli import assets, demo, endpoints, jobs, keys, lineage, masking, node, registry
+from lightmill.cli import assets, demo, endpoints, jobs, keys, lineage, masking, node, planning, registry
 from lightmill.cli.output import fail
 from lightmill.errors import LightmillError
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 node.add_to(app)
 demo.add_to(app)
 jobs.add_to(app)
+planning.add_to(app)
 assets.add_to(app)
 lineage.add_to(app)
 endpoints.add_to(app)

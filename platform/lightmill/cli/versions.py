@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from lightmill.cli import curves
 from lightmill.cli.output import JsonOption, print_facts, print_json
 from lightmill.errors import NotFoundError, RequestError
 from lightmill.records.annotations import Evaluation, Stage
@@ -72,6 +73,7 @@ def add_for_models(group: typer.Typer) -> None:
     """Add the commands of models alone."""
     group.command("promote")(promote)
     group.command("card")(card)
+    group.command("metrics")(curves.of_version)
 
 
 def promote(

@@ -28,6 +28,7 @@ from lightmill.records.assets import (
 )
 from lightmill.records.base import now_iso
 from lightmill.records.dataset_versions import DatasetDiff, RowTrace
+from lightmill.records.jobs import RunMetrics
 from lightmill.records.profile import ProfileRecord
 from lightmill.records.references import AssetKind, VersionId, parse_reference
 from lightmill.records.search import (
@@ -42,6 +43,7 @@ from lightmill.records.search import (
 )
 from lightmill.registry import OpenVersion, Registry, RegistryLocation
 from lightmill.registry.promotion import decide
+from lightmill.training.watching.history import read_history
 
 
 class AssetService:
@@ -152,6 +154,10 @@ class AssetService:
     def profile(self, reference: str) -> ProfileRecord:
         """Return the profile of a dataset version; NotFoundError if there is none of either."""
         return read_profile(self._dataset(reference))
+
+    def run_metrics(self, reference: str) -> RunMetrics:
+        """Return the metrics that were sealed with a model's version; NotFoundError if none were."""
+        return read_history(self._registry.open(self._registry.resolve(AssetKind.MODEL, parse_reference(reference))))
 
     def _listed(self, id: VersionId | None) -> VersionSummary | None:
         return self._catalog.versions.find(id) if id else None

@@ -44,8 +44,10 @@ class Jobs:
         self._catalog = catalog
         self._client: JobSubmissionClient | None = None
 
-    def submit(self, kind: JobKind, name: str, spec: dict[str, object], folder: str) -> Job:
+    def submit(self, kind: JobKind, name: str, spec: dict[str, object], folder: str, resume: str | None = None) -> Job:
         """Start a job for a checked specification; `folder` is where its relative paths begin.
+
+        `resume` is the job that it goes on from.
 
         Raises:
             UnavailableError: Ray's job API does not answer.
@@ -56,6 +58,7 @@ class Jobs:
         path = self._settings.jobs_path.absolute() / job.id / "spec.yaml"
         script = str(entry_points() / f"{kind}.py")
         command = [sys.executable, script, str(path), "--job", job.id, f"--folder={folder}"]
+        command += [f"--resume={resume}"] if resume else []
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(yaml.safe_dump(spec, sort_keys=False), encoding="utf-8")

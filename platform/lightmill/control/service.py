@@ -11,14 +11,16 @@ import ray
 from lightmill.catalog import Catalog
 from lightmill.control.assets import AssetService
 from lightmill.control.jobs import Jobs
-from lightmill.errors import NotFoundError, RequestError
+from lightmill.errors import ConflictError, NotFoundError, RequestError
 from lightmill.records.dataset_spec import DatasetSpec
 from lightmill.records.endpoints import Endpoint, EndpointState
-from lightmill.records.jobs import EpochMetrics, Job, JobKind
+from lightmill.records.jobs import STEP_POINTS_MAX, EpochMetrics, Job, JobKind, RunMetrics, StepMetrics
 from lightmill.records.platform import PlatformStatus
 from lightmill.records.references import AssetKind, Reference, parse_reference
+from lightmill.records.replay import version_of
 from lightmill.records.search import parse_comparisons
 from lightmill.records.specs import EndpointSpec, TrainSpec, parse_spec
+from lightmill.records.tuning import TrialTable, TuneSpec
 from lightmill.registry import PolicyBook, Registry, RegistryLocation
 from lightmill.settings import Settings
 
@@ -93,6 +95,10 @@ class ControlService:
             NotFoundError: There is no such dataset.
         """
         parsed = parse_spec(TrainSpec, spec, "The training specification")
+        self._check_train(parsed)
+        return self._jobs.submit(JobKind.TRAIN, parsed.model, parsed.model_dump(mode="json"), folder)
+
+    def _check_train(self, parsed: TrainSpec) -> None:
         dataset = self.assets.version(AssetKind.DATASET, parsed.dataset)
         features, classes = dataset.card.get("features"), dataset.card.get("classes")
         if parsed.objective == "causal_lm":
@@ -102,11 +108,48 @@ class ControlService:
             if not classes:
                 raise RequestError(f"Dataset {parsed.dataset} has no label to train on.")
             parsed.architecture.with_sizes(inputs=math.prod(features["shape"]), classes=len(classes))
-        return self._jobs.submit(JobKind.TRAIN, parsed.model, parsed.model_dump(mode="json"), folder)
+
+    def submit_tune(self, spec: dict[str, object], folder: str, resume: str | None = None) -> Job:
+        """Start a tuning job; `resume` is one with the same specification, whose trials it goes on with.
+
+        Raises:
+            RequestError: The specification is invalid, does not fit the dataset, or is not that of the job to resume.
+            NotFoundError: There is no such dataset, or no such job.
+            ConflictError: The job to resume has not ended.
+        """
+        parsed = parse_spec(TuneSpec, spec, "The tuning specification")
+        self._check_train(parsed.train)
+        value = parsed.model_dump(mode="json")
+        if resume is not None:
+            earlier = self.job(resume)
+            if earlier.kind is not JobKind.TUNE or earlier.spec != value:
+                raise RequestError(f"Job {resume} is no tuning job with this very specification; start a new one.")
+            if not earlier.state.final:
+                raise ConflictError(f"Job {resume} is {earlier.state}; it can be resumed when it has ended.")
+        return self._jobs.submit(JobKind.TUNE, parsed.train.model, value, folder, resume)
+
+    def replay(self, id: str, folder: str) -> Job:
+        """Start a job that does a run again and compares the weights.
+
+        Raises:
+            NotFoundError: There is no such run, or its model version is gone.
+            RequestError: It cannot be replayed.
+            ConflictError: It has not succeeded.
+        """
+        reference = version_of(self.job(id))
+        self._registry.resolve(AssetKind.MODEL, reference)
+        return self._jobs.submit(JobKind.REPLAY, reference.name, {"run": id}, folder)
+
+    def trials(self, id: str) -> TrialTable:
+        """Return the trials of a tuning job so far; NotFoundError if there is none."""
+        found = self.job(id).result.get("tuning")
+        if found is None:
+            raise NotFoundError(f"Job {id} has no trials; only tuning jobs have, when they have begun.")
+        return TrialTable.model_validate(found)
 
     def jobs(self, limit: int) -> list[Job]:
-        """Return the newest jobs."""
-        return self._catalog.jobs.list(limit=limit)
+        """Return the newest jobs, without tables of trials."""
+        return [_short(job) for job in self._catalog.jobs.list(limit=limit)]
 
     def job(self, id: str) -> Job:
         """Return a job; NotFoundError if there is none."""
@@ -115,6 +158,14 @@ class ControlService:
     def job_metrics(self, id: str) -> list[EpochMetrics]:
         """Return the metrics of a job's run, epoch by epoch."""
         return self._catalog.runs.epochs(self.job(id).id)
+
+    def job_steps(self, id: str, after: int, limit: int = STEP_POINTS_MAX) -> list[StepMetrics]:
+        """Return the points of steps of a job's run: those after step `after`, at most `limit`."""
+        return self._catalog.runs.steps(self.job(id).id, after=after, limit=min(limit, STEP_POINTS_MAX))
+
+    def job_history(self, id: str) -> RunMetrics:
+        """Return all metrics of a job's run."""
+        return self._catalog.runs.history(self.job(id).id)
 
     def job_logs(self, id: str) -> str:
         """Return a job's log so far; NotFoundError if Ray has none."""
@@ -172,6 +223,12 @@ class ControlService:
         """Whether every endpoint that should answer does."""
         endpoints = self._catalog.endpoints.list()
         return all(e.state is EndpointState.READY for e in endpoints if not e.deleted)
+
+
+def _short(job: Job) -> Job:
+    if "tuning" not in job.result:
+        return job
+    return job.model_copy(update={"result": {key: value for key, value in job.result.items() if key != "tuning"}})
 
 
 def _plain(resources: Mapping[str, float]) -> dict[str, float]:

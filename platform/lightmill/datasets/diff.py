@@ -198,7 +198,7 @@ def _fitted(version: Described) -> dict[str, Any]:
 
 
 def _used(version: Described) -> dict[str, Any]:
-    origin = version.manifest.provenance
+    origin = version.manifest.provenance.listed()
     return {"code": origin.code.model_dump(mode="json"), "packages": origin.packages}
 
 

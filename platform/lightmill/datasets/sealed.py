@@ -56,7 +56,7 @@ class SealedRows:
 class SealTask:
     """Prepares the blocks of a task and writes them as encrypted Parquet objects of a draft, files for each split.
 
-    It holds at most the rows of one file for each split.
+    It holds at most the rows of one file, of all splits together.
     """
 
     def __init__(
@@ -131,11 +131,20 @@ class _Writer:
     def add(self, group: str, rows: pa.Table) -> None:
         """Take rows of a group, a split or the quarantine."""
         if rows.num_rows:
-            waiting = self._waiting.setdefault(group, [])
-            waiting.append(rows)
-            large = sum(table.nbytes for table in waiting) >= BYTES_PER_FILE
-            if large or sum(table.num_rows for table in waiting) >= ROWS_PER_FILE:
-                self._flush(group)
+            self._waiting.setdefault(group, []).append(rows)
+            while self._is_full():
+                self._flush(max(sorted(self._waiting), key=self._rows))
+
+    def _rows(self, group: str) -> int:
+        return sum(table.num_rows for table in self._waiting[group])
+
+    def _is_full(self) -> bool:
+        """Whether what waits, of all groups together, is as much as one file holds."""
+        tables = [table for waiting in self._waiting.values() for table in waiting]
+        return (
+            sum(table.num_rows for table in tables) >= ROWS_PER_FILE
+            or sum(table.nbytes for table in tables) >= BYTES_PER_FILE
+        )
 
     def finish(self) -> list[FileEntry]:
         """Write what is left; return all files."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import secrets
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,7 +25,8 @@ from lightmill.registry import Draft, Registry
 FORMAT = 1
 JOURNAL_KEY = "journal"
 USELESS_AFTER_S = 2 * 86_400
-"""A journal whose draft's lease has been collected is of no use; leases stay for a day."""
+"""A journal whose draft's lease has been collected is of no use; a lease stays for a day after its last renewal."""
+RENEW_EVERY_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,8 @@ def _opened(registry: Registry, spec: DatasetSpec, identity: str, folder: Path, 
     path = folder / f"{identity}.journal"
     work = _resumed(registry, path) or _begun(registry, spec, path)
     try:
-        yield work
+        with renewing(work.draft):
+            yield work
     except BaseException as exc:
         refused = isinstance(exc, LightmillError) and not isinstance(exc, UnavailableError | ConflictError)
         if refused or not keeps:
@@ -106,12 +109,32 @@ def _opened(registry: Registry, spec: DatasetSpec, identity: str, folder: Path, 
         work.journal.close()
 
 
+@contextmanager
+def renewing(draft: Draft, every_s: float = RENEW_EVERY_S) -> Iterator[None]:
+    """Renew a draft's lease now and then while the block runs, so that no collector takes its objects."""
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.wait(every_s):
+            with suppress(UnavailableError):  # the next time is early enough
+                draft.renew()
+
+    thread = threading.Thread(target=renew, name="renew-lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
 def _resumed(registry: Registry, path: Path) -> Workplace | None:
     id = Journal.draft_of(path)
     if id is None:
         return None
     try:
         draft = registry.join(id)
+        draft.renew()
     except (NotFoundError, IntegrityError):
         return None  # it was committed, or given up, or another key ring's
     return Workplace(draft=draft, journal=Journal.resume(path, draft.subkey(JOURNAL_KEY)))

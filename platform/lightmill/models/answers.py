@@ -16,6 +16,7 @@ from lightmill.records.signature import Signature, TensorSpec
 PROBABILITIES = "probabilities"
 LABEL = "label"
 LOGITS = "logits"
+VALUE = "value"
 
 
 class Rows(Protocol):
@@ -79,11 +80,41 @@ class Logits:
         return {LOGITS: self.logits}
 
 
-def signature_of(features: TensorSpec, classes: int, preparation: TabularPreparation | None = None) -> Signature:
-    """Return the signature of a classifier: its features as one input, or the columns they are prepared from."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Values:
+    """`value` float32 [rows]: the number that a regression predicts for each."""
+
+    value: npt.NDArray[np.float32]
+
+    def rows(self, start: int, stop: int) -> Values:
+        """Return the answers of rows start to stop."""
+        return Values(value=self.value[start:stop])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Values]) -> Values:
+        """Return the answers of some requests as one."""
+        return cls(value=np.concatenate([part.value for part in parts]))
+
+    def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return every output by its name."""
+        return {VALUE: self.value}
+
+
+def feature_inputs(features: TensorSpec, preparation: TabularPreparation | None = None) -> tuple[TensorSpec, ...]:
+    """Return the inputs of a model of features: they as one input, or the columns they are prepared from."""
     single = TensorSpec(name=features.name, datatype="FP32", shape=(-1, *features.shape))
+    return input_specs(preparation) if preparation else (single,)
+
+
+def token_inputs(name: str) -> tuple[TensorSpec, ...]:
+    """Return the input of a model of token ids: rows of any length."""
+    return (TensorSpec(name=name, datatype="INT64", shape=(-1, -1)),)
+
+
+def classifying(inputs: tuple[TensorSpec, ...], classes: int) -> Signature:
+    """Return the signature of a classifier."""
     return Signature(
-        inputs=input_specs(preparation) if preparation else (single,),
+        inputs=inputs,
         outputs=(
             TensorSpec(name=PROBABILITIES, datatype="FP32", shape=(-1, classes)),
             TensorSpec(name=LABEL, datatype="INT64", shape=(-1,)),
@@ -91,9 +122,19 @@ def signature_of(features: TensorSpec, classes: int, preparation: TabularPrepara
     )
 
 
+def regressing(inputs: tuple[TensorSpec, ...]) -> Signature:
+    """Return the signature of a regression: one number for each row."""
+    return Signature(inputs=inputs, outputs=(TensorSpec(name=VALUE, datatype="FP32", shape=(-1,)),))
+
+
+def signature_of(features: TensorSpec, classes: int, preparation: TabularPreparation | None = None) -> Signature:
+    """Return the signature of a classifier of features."""
+    return classifying(feature_inputs(features, preparation), classes)
+
+
 def signature_of_tokens(name: str, vocabulary: int) -> Signature:
     """Return the signature of a language model: token ids of any length to the logits of what follows each."""
     return Signature(
-        inputs=(TensorSpec(name=name, datatype="INT64", shape=(-1, -1)),),
+        inputs=token_inputs(name),
         outputs=(TensorSpec(name=LOGITS, datatype="FP32", shape=(-1, -1, vocabulary)),),
     )

@@ -10,6 +10,11 @@ from torch import nn
 
 from lightmill.errors import RequestError
 from lightmill.models.decoder import decoder
+from lightmill.models.encoder import encoder
+from lightmill.models.functions import ALLOWED_BY, load_function
+from lightmill.models.huggingface import transformers
+from lightmill.models.resnet import resnet
+from lightmill.models.tabular import tabular
 from lightmill.records.signature import Architecture
 
 Builder = Callable[..., nn.Module]
@@ -52,27 +57,56 @@ def logistic(*, inputs: int, classes: int) -> nn.Module:
     return nn.Linear(inputs, classes)
 
 
-ARCHITECTURES: dict[str, Builder] = {"convnet": convnet, "decoder": decoder, "logistic": logistic, "mlp": mlp}
-OF_TOKENS = frozenset({"decoder"})
+ARCHITECTURES: dict[str, Builder] = {
+    "convnet": convnet,
+    "decoder": decoder,
+    "encoder": encoder,
+    "logistic": logistic,
+    "mlp": mlp,
+    "resnet": resnet,
+    "tabular": tabular,
+    "transformers": transformers,
+}
+OF_TOKENS = frozenset({"decoder", "encoder", "transformers"})
+"""Those that take token ids; the others take features."""
+LANGUAGE = frozenset({"decoder", "transformers"})
+"""Those that predict the next token."""
+CLASSIFYING = frozenset(ARCHITECTURES) - {"decoder"}
+"""Those that give one score for each class."""
 
 
-def build_module(architecture: Architecture) -> nn.Module:
+def build_module(architecture: Architecture, *, allow_python: bool = False, allowed_by: str = ALLOWED_BY) -> nn.Module:
     """Return a freshly initialized module; `torch.manual_seed` decides its weights.
 
+    `allow_python` lets an architecture with an entrypoint call it; `allowed_by` is the setting that errors name.
+
     Raises:
-        RequestError: There is no architecture of this name, or it does not take these arguments.
+        RequestError: There is no architecture of this name, it does not take these arguments, or its entrypoint may not
+            be called.
     """
-    builder = ARCHITECTURES.get(architecture.name)
-    if builder is None:
-        raise RequestError(
-            f"There is no architecture {architecture.name!r}; choose one of {', '.join(sorted(ARCHITECTURES))}."
-        )
+    builder = _builder(architecture, allow_python, allowed_by)
     try:
-        return builder(**architecture.arguments)
+        module = builder(**architecture.arguments)
     except (TypeError, ValueError, RuntimeError) as exc:
         raise RequestError(
             f"Architecture {architecture.name!r} refuses the arguments {architecture.arguments}: {exc}."
         ) from exc
+    if not isinstance(module, nn.Module):
+        raise RequestError(f"{architecture.entrypoint!r} returned a {type(module).__name__}, not a torch.nn.Module.")
+    return module
+
+
+def _builder(architecture: Architecture, allow_python: bool, allowed_by: str) -> Builder:
+    if architecture.entrypoint is not None:
+        what = f"Architecture {architecture.name!r}"
+        return load_function(architecture.entrypoint, what, allowed=allow_python, allowed_by=allowed_by)
+    builder = ARCHITECTURES.get(architecture.name)
+    if builder is None:
+        raise RequestError(
+            f"There is no architecture {architecture.name!r}; choose one of {', '.join(sorted(ARCHITECTURES))}, or "
+            "give an `entrypoint`."
+        )
+    return builder
 
 
 def parameter_count(module: nn.Module) -> int:
@@ -80,8 +114,8 @@ def parameter_count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
-def seeded(seed: int, architecture: Architecture) -> nn.Module:
-    """Return a module whose initial weights depend on `seed` only."""
+def seeded(seed: int, architecture: Architecture, *, allow_python: bool = False) -> nn.Module:
+    """Return a module whose initial weights depend on `seed` only; see `build_module` for the errors."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_module(architecture)
+        return build_module(architecture, allow_python=allow_python)

@@ -86,7 +86,7 @@ def decoder(
         layers=layers,
         heads=heads,
         kv_heads=kv_heads or heads,
-        feed_forward=feed_forward or math.ceil(8 * width / 3 / _WIDTH_STEP) * _WIDTH_STEP,
+        feed_forward=feed_forward or feed_forward_width(width),
         theta=theta,
         epsilon=epsilon,
         tied=tied,
@@ -190,7 +190,7 @@ class Attention(nn.Module):
     def forward(
         self, values: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor], mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """Return [batch, length, width]; `mask` is bool [batch, 1, length, all], None where it is causal only."""
+        """Return [batch, length, width]; `mask` broadcasts to [batch, 1, length, all], None where it is causal only."""
         batch, length, _ = values.shape
         query = self.query(values).view(batch, length, self.heads, self.size).transpose(1, 2)
         key = self.key(values).view(batch, length, self.kv_heads, self.size).transpose(1, 2)
@@ -221,6 +221,11 @@ class SwiGlu(nn.Module):
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """Return [batch, length, width]."""
         return self.down(functional.silu(self.gate(values)) * self.up(values))
+
+
+def feed_forward_width(width: int) -> int:
+    """Return 8/3 of a width, rounded up to a multiple of 32."""
+    return math.ceil(8 * width / 3 / _WIDTH_STEP) * _WIDTH_STEP
 
 
 def rotary_table(length: int, size: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from lightmill.errors import RequestError
 from lightmill.models.answers import Logits
-from lightmill.models.decoder import Decoder
 from lightmill.records.assets import ModelCard
 
 ANSWER_VALUES = 1 << 22
@@ -23,17 +23,20 @@ class LanguageModel:
     `shape` is that of a row to warm up with; rows of a request may have any length up to the model's context.
     """
 
-    def __init__(self, card: ModelCard, module: Decoder, device: str = "cpu") -> None:
+    dtype = np.int64
+
+    def __init__(self, card: ModelCard, module: nn.Module, device: str = "cpu") -> None:
         self.card = card
         self._module = module.eval().to(device)
-        self._sizes = module.sizes
+        self._context = int(card.architecture.arguments["context"])  # pyright: ignore[reportArgumentType] - a size
+        self._vocabulary = card.signature.outputs[0].shape[-1]
         self._device = torch.device(device)
-        self.shape = (min(self._sizes.context, WARM_UP_TOKENS),)
+        self.shape = (min(self._context, WARM_UP_TOKENS),)
 
     @property
     def rows_together(self) -> int:
         """How many rows of full length are computed at once: logits take memory as the vocabulary does."""
-        return max(1, ANSWER_VALUES // (self._sizes.context * self._sizes.vocabulary))
+        return max(1, ANSWER_VALUES // (self._context * self._vocabulary))
 
     def check(self, tokens: Tokens) -> None:
         """Check a request.
@@ -42,7 +45,7 @@ class LanguageModel:
             RequestError: A token id is unknown, a row is longer than the context, or the answer would be too large.
         """
         rows, length = tokens.shape
-        vocabulary, context = self._sizes.vocabulary, self._sizes.context
+        vocabulary, context = self._vocabulary, self._context
         if length > context or not length:
             raise RequestError(f"A row has {length} tokens; the model takes 1 to {context}.")
         if rows * length * vocabulary > ANSWER_VALUES:

@@ -76,14 +76,38 @@ class Lender(Record):
 
 
 class CodeState(Record):
-    """The source revision that made a version; `commit` is None outside a git checkout."""
+    """The source revision that made a version; `commit` is None outside a git checkout.
+
+    `diff` is what was not committed, as text that `git apply` takes, in the sealed manifest only. `left_out` names
+    changed files that are not in it, each with the reason.
+    """
 
     commit: str | None = None
     dirty: bool = False
+    diff: str = Field(default="", repr=False)
+    left_out: tuple[str, ...] = ()
+
+
+class HardwareState(Record):
+    """What a run's leader computed on; the processor's `capability` and `threads` decide how sums are rounded.
+
+    `device` is the name of a GPU, empty on the CPU; `workers` is how many trained.
+    """
+
+    machine: str
+    processor: str
+    capability: str
+    system: str
+    threads: int
+    workers: int
+    device: str = ""
 
 
 class Provenance(Record):
-    """Where a version came from; `base` is the model version whose weights it started from."""
+    """Where a version came from; `base` is the model version whose weights it started from.
+
+    `packages` are the main ones, `environment` are all that were installed, in the sealed manifest only.
+    """
 
     dataset: VersionId | None = None
     base: VersionId | None = None
@@ -92,6 +116,12 @@ class Provenance(Record):
     code: CodeState = CodeState()
     packages: dict[str, str] = Field(default_factory=dict)
     spec: dict[str, object] = Field(default_factory=dict)
+    environment: dict[str, str] = Field(default_factory=dict)
+    hardware: HardwareState | None = None
+
+    def listed(self) -> Provenance:
+        """Return what may be seen outside the sealed manifest: no source text, and the main packages only."""
+        return self.model_copy(update={"environment": {}, "code": self.code.model_copy(update={"diff": ""})})
 
 
 class ColumnProfile(Record):

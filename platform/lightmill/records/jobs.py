@@ -14,6 +14,8 @@ class JobKind(StrEnum):
 
     INGEST = "ingest"
     TRAIN = "train"
+    TUNE = "tune"
+    REPLAY = "replay"
 
 
 class JobState(StrEnum):
@@ -35,7 +37,7 @@ class Progress(Record):
     """How far a job is. `done` and `total` count `unit`s; a total of 0 means unknown.
 
     `rate` is in units a second over the phase so far, `eta_s` the seconds that the phase will take yet; None where it
-    cannot be told.
+    cannot be told. `metrics` are the newest that were measured.
     """
 
     phase: str = "waiting"
@@ -46,6 +48,7 @@ class Progress(Record):
     bytes_total: int = 0
     rate: float | None = None
     eta_s: float | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
 
     def __str__(self) -> str:
         """Return it as a line of a log, such as `seal 5000/20000 rows, 1200 rows/s, 12 s left`."""
@@ -55,6 +58,7 @@ class Progress(Record):
             said.append(f"{self.rate:,.0f} {self.unit}/s")
         if self.eta_s is not None:
             said.append(f"{self.eta_s:,.0f} s left")
+        said += [f"{name} {value:.4g}" for name, value in self.metrics.items()]
         return ", ".join(said)
 
 
@@ -82,3 +86,25 @@ class EpochMetrics(Record):
     epoch: int
     metrics: dict[str, float]
     created: str
+
+
+class StepMetrics(Record):
+    """What was measured over the steps that ended with step `step` of a run, counted from 1 over all epochs."""
+
+    run: str
+    step: int
+    epoch: int
+    metrics: dict[str, float]
+    created: str
+
+
+class RunMetrics(Record):
+    """The metrics of a run: of every epoch, and of steps, at most STEP_POINTS_MAX of them."""
+
+    run: str = ""
+    epochs: tuple[EpochMetrics, ...] = ()
+    steps: tuple[StepMetrics, ...] = ()
+
+
+STEP_POINTS_MAX = 10_000
+"""Where a run has more points than this, half of them or more are dropped, evenly over its steps."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, JsonValue, model_validator
 
 from lightmill.errors import RequestError
 from lightmill.records.base import Record
@@ -41,11 +42,32 @@ class Preprocessing(Record):
     steps: tuple[Standardize, ...] = ()
 
 
-class Architecture(Record):
-    """A model's architecture: a registered name and the arguments that build it."""
+CUSTOM = "custom"
+_ENTRYPOINT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+Argument = int | float | str | bool | list[int] | dict[str, JsonValue]
 
-    name: str
-    arguments: dict[str, int | float | str | bool | list[int]] = Field(default_factory=dict)
+
+class Architecture(Record):
+    """A model's architecture: a registered name and the arguments that build it.
+
+    With an `entrypoint`, `package.module:function`, a user's function builds it, and the name is free.
+    """
+
+    name: str = CUSTOM
+    arguments: dict[str, Argument] = Field(default_factory=dict)
+    entrypoint: str | None = None
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.entrypoint is None and self.name == CUSTOM:
+            raise ValueError("give the name of an architecture, or an entrypoint such as 'my_pkg.nets:build'")
+        if self.entrypoint is not None and not _ENTRYPOINT.fullmatch(self.entrypoint):
+            raise ValueError(f"entrypoint {self.entrypoint!r} must look like 'package.module:function'")
+        return self
+
+    def with_arguments(self, **more: Argument) -> Architecture:
+        """Return this architecture with more arguments, which go before those that it has."""
+        return self.model_copy(update={"arguments": {**self.arguments, **more}})
 
     def with_sizes(self, **sizes: int) -> Architecture:
         """Return this architecture with the sizes that the dataset decides, by the names of their arguments.
@@ -59,4 +81,4 @@ class Architecture(Record):
                 raise RequestError(
                     f"architecture.arguments.{key} is {given}, but the dataset has {value}; leave {key} out."
                 )
-        return Architecture(name=self.name, arguments={**self.arguments, **sizes})
+        return self.with_arguments(**sizes)

@@ -6,6 +6,7 @@ remedy.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -37,6 +38,8 @@ from lightmill.records.training import (
 SPEC_MAX_BYTES = 1 << 20
 ObjectiveName = Literal["cross_entropy", "bce", "mse", "mae", "huber", "causal_lm", "custom"]
 SpecT = TypeVar("SpecT", bound="Spec")
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_LABEL_KEY = re.compile(rf"([a-z0-9.-]{{1,253}}/)?{_LABEL_VALUE.pattern}")
 
 
 class Spec(Record):
@@ -48,7 +51,7 @@ class WorkerResources(Record):
 
     `wait_for_nodes_s` asks the autoscaler for what is missing and waits so many seconds for it, instead of
     refusing at once. `labels` are those that a worker's node must have, `spread` keeps workers on different nodes where
-    it can.
+    it can. Workers that ask for part of a GPU share it.
     """
 
     cpus: float = Field(default=1.0, gt=0)
@@ -56,6 +59,24 @@ class WorkerResources(Record):
     wait_for_nodes_s: float = Field(default=0.0, ge=0)
     labels: dict[str, str] = Field(default_factory=dict)
     spread: bool = False
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_gpus(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and value > 1 and value % 1:
+            raise ValueError(f"{value:g} GPUs are no whole number; ask for part of one GPU, or for whole ones")
+        return value
+
+    @field_validator("labels")
+    @classmethod
+    def _labels(cls, value: dict[str, str]) -> dict[str, str]:
+        for key, text in value.items():
+            if not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(text):
+                raise ValueError(
+                    f"{key}: {text} is no label of Ray; a key and a value have letters, digits, '-', '_' and '.', and "
+                    "begin and end with a letter or a digit"
+                )
+        return value
 
 
 class TrainSpec(Spec):
@@ -127,6 +148,12 @@ class TrainSpec(Spec):
     def worker_range(self) -> WorkerRange:
         """How many workers: the fewest and the most."""
         return worker_range(self.workers)
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """The functions of a user's own code that the specification names, `package.module:function`."""
+        loss = self.objective_arguments.get("function") if self.objective == "custom" else None
+        return tuple(found for found in (self.architecture.entrypoint, loss) if isinstance(found, str))
 
     @model_validator(mode="after")
     def _divides(self) -> Self:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from lightmill.records.base import Record
 
@@ -257,12 +258,23 @@ class MlflowSpec(Record):
     tracking_uri: str
     experiment: str = "lightmill"
 
+    @field_validator("tracking_uri")
+    @classmethod
+    def _no_secret(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("it must be the address of a tracking server, such as http://127.0.0.1:5000")
+        if parts.username or parts.password:
+            raise ValueError("it must hold no password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+        return value
+
 
 class WatchSpec(Record):
     """What is measured while training, and who else is told.
 
     `every_steps`: metrics of the steps since, besides those of epochs; 0 is none. `tensorboard`: event files in the
-    run's folder. `profile_steps`: so many steps are traced by torch's profiler, after the first ten.
+    run's folder on the driver's node, in plain. `profile_steps`: so many steps of the first worker are traced by
+    torch's profiler, after the first ten; the trace is sealed with the version.
     """
 
     every_steps: int = Field(default=10, ge=0)

@@ -10,14 +10,15 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from lightmill.errors import IntegrityError, NotFoundError, RequestError
+from lightmill.errors import ConflictError, IntegrityError, NotFoundError, RequestError
 from lightmill.records.assets import BlobEntry, FileEntry, TensorEntry
 from lightmill.records.base import Record, now_iso
 from lightmill.records.references import AssetKind
 from lightmill.registry.content import put_if_absent
-from lightmill.registry.names import blob_name, lease_name
+from lightmill.registry.names import blob_name, lease_name, renewal_name, renewals_prefix
 from lightmill.registry.packing import layer_of
 from lightmill.registry.sealing import Reused, restore, seal_items
 from lightmill.registry.version import OpenVersion
@@ -160,6 +161,18 @@ class Draft(Confined):
         """
         restore(self._store, self._context, self._reused)
         self._store.delete(lease_name(self.id.publish_id))
+        for name in list(self._store.list(renewals_prefix(self.id.publish_id))):
+            self._store.delete(name)
+
+    def renew(self) -> None:
+        """Say that work on the draft goes on: a lease lasts for a day after it was made or renewed.
+
+        Raises:
+            UnavailableError: The store cannot be written.
+        """
+        n = sum(1 for _ in self._store.list(renewals_prefix(self.id.publish_id))) + 1
+        with suppress(ConflictError):  # somebody else renewed it at this moment
+            self._store.create(renewal_name(self.id.publish_id, n), now_iso().encode())
 
 
 def begin(store: BlobStore, keyring: KeyRing, workspace: str, store_id: str, kind: AssetKind, name: str) -> Draft:

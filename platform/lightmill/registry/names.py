@@ -7,6 +7,7 @@ from lightmill.errors import IntegrityError
 STORE_FILE = "lightmill.json"
 RECORDS = "r/"
 LEASES = "l/"
+RENEWALS = "lr/"
 MARKS = "g/"
 QUARANTINE = "q/"
 
@@ -79,6 +80,16 @@ def annotation_name(mid: str, n: int) -> str:
 def lease_name(publish_id: str) -> str:
     """Return the name of a publisher's lease."""
     return f"{LEASES}{publish_id}"
+
+
+def renewals_prefix(publish_id: str) -> str:
+    """Return the folder of the renewals of a lease."""
+    return f"{RENEWALS}{publish_id}/"
+
+
+def renewal_name(publish_id: str, n: int) -> str:
+    """Return the name of a renewal of a lease."""
+    return f"{renewals_prefix(publish_id)}{n:010d}"
 
 
 def mark_name(n: int) -> str:

@@ -7,7 +7,7 @@ from lightmill.records.references import VersionId
 
 
 def summarize(id: VersionId, mid: str, manifest: Manifest) -> VersionSummary:
-    """Return the catalog's row for a version: card, metrics, provenance and size; no keys, no pieces."""
+    """Return the catalog's row for a version: card, metrics, provenance and size; no keys, pieces or source text."""
     card = manifest.dataset or manifest.model or manifest.run
     metrics = dict(manifest.model.metrics) if manifest.model else {}
     if manifest.run:
@@ -19,6 +19,6 @@ def summarize(id: VersionId, mid: str, manifest: Manifest) -> VersionSummary:
         created=manifest.created,
         size_bytes=size,
         metrics=metrics,
-        provenance=manifest.provenance,
+        provenance=manifest.provenance.listed(),
         card=card.model_dump(mode="json") if card else {},
     )

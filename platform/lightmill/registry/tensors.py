@@ -82,6 +82,16 @@ def safetensors_header(tensors: list[PlainTensor]) -> bytes:
     return data + b" " * (-len(data) % 8)
 
 
+def safetensors_digest(state: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of the safetensors file of a state dict, as the file entry of a sealed model has it.
+
+    Raises:
+        RequestError: A tensor has a dtype that safetensors does not know.
+    """
+    tensors = plain_tensors(state)
+    return _file_digest(safetensors_header(tensors), tensors)
+
+
 def _file_digest(header: bytes, tensors: list[PlainTensor]) -> str:
     digest = hashlib.sha256(struct.pack("<Q", len(header)) + header)
     for tensor in tensors:

@@ -8,8 +8,9 @@ client.jobs.wait(job.id)
 from __future__ import annotations
 
 from lightmill.sdk.client import Client, connect
+from lightmill.sdk.curves import MetricsView
 from lightmill.sdk.endpoints import Prediction
 from lightmill.sdk.profiles import ProfileView
 from lightmill.sdk.progress import JobBar, progress_bars
 
-__all__ = ["Client", "JobBar", "Prediction", "ProfileView", "connect", "progress_bars"]
+__all__ = ["Client", "JobBar", "MetricsView", "Prediction", "ProfileView", "connect", "progress_bars"]

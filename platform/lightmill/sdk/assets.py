@@ -16,10 +16,12 @@ from lightmill.records.assets import (
     VersionSummary,
 )
 from lightmill.records.dataset_versions import DatasetDiff, RowTrace
+from lightmill.records.jobs import RunMetrics
 from lightmill.records.profile import ProfileRecord
 from lightmill.records.references import AssetKind, parse_reference
 from lightmill.records.search import PAGE_MAX, SearchPage
 from lightmill.sdk.cards import render_card
+from lightmill.sdk.curves import MetricsView
 from lightmill.sdk.profiles import ProfileView
 from lightmill.sdk.transport import Transport, path
 
@@ -159,6 +161,12 @@ class Models(Assets):
     def card(self, reference: str) -> str:
         """Return the model card of a version as Markdown."""
         return render_card(self.version(reference), self.lineage(reference))
+
+    def metrics(self, reference: str) -> MetricsView:
+        """Return the metrics of the run that made a version, which are sealed with it; NotFoundError if none are."""
+        record = RunMetrics.model_validate(self._transport.get(self._path(reference, "metrics")))
+        page = self._transport.send("GET", self._path(reference, "metrics.html")).text
+        return MetricsView(record=record, title=reference, page=page)
 
 
 class Datasets(Assets):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Self
 
 from rich.console import Console
@@ -65,8 +66,8 @@ def _detail(job: Job, epochs: list[EpochMetrics]) -> str:
     if not job.started:
         return str(job.state)
     said = [now.phase]
-    if epochs and now.phase == "train":
-        said = [f"{name} {value:.4f}" for name, value in _shown(epochs[-1].metrics).items()]
+    if now.phase == "train" and (epochs or now.metrics):
+        said = list(_shown(epochs[-1].metrics if epochs else {}, now.metrics))
     if now.rate is not None:
         said.append(f"{now.rate:,.0f} {now.unit}/s")
     if now.eta_s is not None:
@@ -74,7 +75,10 @@ def _detail(job: Job, epochs: list[EpochMetrics]) -> str:
     return "  ".join(said)
 
 
-def _shown(metrics: dict[str, float]) -> dict[str, float]:
-    """Return the loss, and what the validation says besides."""
+def _shown(epoch: dict[str, float], newest: dict[str, float]) -> Iterator[str]:
+    """Yield the loss, what the validation says besides, and how fast it goes."""
     names = {"loss": "loss", "validation_accuracy": "accuracy", "validation_perplexity": "perplexity"}
-    return {short: metrics[name] for name, short in names.items() if name in metrics}
+    metrics = epoch | newest
+    yield from (f"{short} {metrics[name]:.4f}" for name, short in names.items() if name in metrics)
+    rates = {"rows_per_second": "rows/s", "tokens_per_second": "tokens/s"}
+    yield from (f"{newest[name]:,.0f} {short}" for name, short in rates.items() if name in newest)

@@ -7,13 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from lightmill.access import KeyChecker
 from lightmill.errors import IntegrityError
+from lightmill.models.answers import LOGITS, VALUE
 from lightmill.models.architectures import build_module
-from lightmill.models.classifier import Classifier
-from lightmill.models.decoder import Decoder
+from lightmill.models.classifier import Classifier, Regressor
+from lightmill.models.inputs import SERVED_BY
 from lightmill.models.language_model import LanguageModel
+from lightmill.models.text_model import OfTokens, TextClassifier, TextRegressor
+from lightmill.records.assets import ModelCard
 from lightmill.records.references import VersionId
 from lightmill.records.specs import EndpointSpec
 from lightmill.registry import RegistryLocation
@@ -23,6 +27,7 @@ from lightmill.serving.service import InferenceService
 
 INLINE_S = 0.001
 WARM_UP_ROUNDS = 5
+Model = Classifier | Regressor | LanguageModel | TextClassifier | TextRegressor
 
 
 def load_service(
@@ -33,42 +38,53 @@ def load_service(
     `allow_python` lets `python` steps of the preparation call functions.
     """
     torch.set_num_threads(spec.resources.threads)
-    model = load_model(location, version, _device(spec))
-    language = isinstance(model, LanguageModel)
-    max_rows = min(spec.batching.max_rows, model.rows_together) if language else spec.batching.max_rows
+    model = load_model(location, version, _device(spec), allow_python=allow_python)
+    of_tokens = isinstance(model, LanguageModel | OfTokens)
+    max_rows = min(spec.batching.max_rows, model.rows_together or spec.batching.max_rows)
     compute_s = warm_up(model, max_rows)
     batcher = Batcher(
         model.predict,
         max_rows=max_rows,
         max_wait_s=spec.batching.max_wait_ms / 1000,
-        inline=compute_s < INLINE_S and not language,
+        inline=compute_s < INLINE_S and not of_tokens,
     )
-    check = model.check if language else None
+    check = model.check if of_tokens else None
     return InferenceService(
         spec.name, version, model.card, batcher, KeyChecker(()), check=check, allow_python=allow_python
     )
 
 
-def load_model(location: RegistryLocation, id: VersionId, device: str = "cpu") -> Classifier | LanguageModel:
+def load_model(location: RegistryLocation, id: VersionId, device: str = "cpu", *, allow_python: bool = False) -> Model:
     """Return a version ready to predict; its weights are decrypted straight into the module's tensors.
 
     Raises:
         IntegrityError: The version's bytes are not what was written, or it is no model.
+        RequestError: Its architecture has an entrypoint, and `allow_python` is not set or its package is not installed.
     """
     version = location.open().open(id)
     card = version.manifest.model
     if card is None:
         raise IntegrityError(f"{id} is no model version.")
-    module = build_module(card.architecture)
+    module = build_module(card.architecture, allow_python=allow_python, allowed_by=SERVED_BY)
     load_into_module(version, module)
-    return LanguageModel(card, module, device) if isinstance(module, Decoder) else Classifier(card, module, device)
+    return served(card, module, device)
 
 
-def warm_up(model: Classifier | LanguageModel, max_rows: int) -> float:
+def served(card: ModelCard, module: nn.Module, device: str = "cpu") -> Model:
+    """Return what answers as the card's signature says."""
+    outputs = {spec.name for spec in card.signature.outputs}
+    if LOGITS in outputs:
+        return LanguageModel(card, module, device)
+    if VALUE in outputs:
+        return TextRegressor(card, module, device) if card.tokens else Regressor(card, module, device)
+    return TextClassifier(card, module, device) if card.tokens else Classifier(card, module, device)
+
+
+def warm_up(model: Model, max_rows: int) -> float:
     """Predict on rows of the model's shape until it is warm; return the seconds of one full batch."""
     best = float("inf")
     for rows in (1, max_rows):
-        zeros: Any = np.zeros((rows, *model.shape), dtype=np.int64 if isinstance(model, LanguageModel) else np.float32)
+        zeros: Any = np.zeros((rows, *model.shape), dtype=model.dtype)
         for _ in range(WARM_UP_ROUNDS):
             started = time.perf_counter()
             model.predict(zeros)

@@ -2,61 +2,105 @@
 
 from __future__ import annotations
 
-import time
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 import ray.train
 import torch
-from ray.autoscaler.sdk import request_resources
-from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
+from ray.exceptions import RayActorError
+from ray.train import RunConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from lightmill.datasets.dealing import deal_split
 from lightmill.datasets.translate import original_error
-from lightmill.errors import JobError, RequestError, UnavailableError
+from lightmill.errors import JobError, RequestError
 from lightmill.models.architectures import build_module
 from lightmill.records.assets import DatasetCard, Provenance, VersionSummary
-from lightmill.records.jobs import EpochMetrics, Progress
+from lightmill.records.jobs import Progress, RunMetrics, StepMetrics
 from lightmill.records.references import AssetKind, VersionId, parse_reference
 from lightmill.records.signature import Architecture
 from lightmill.records.specs import TrainSpec
 from lightmill.registry import OpenVersion, Registry, RegistryLocation
+from lightmill.training.checks import check_data
+from lightmill.training.failing import EndsOnOwnErrors, failure_config
 from lightmill.training.feed import CACHE_BYTES
-from lightmill.training.following import EpochFollower, EpochWriter, OnEpoch
+from lightmill.training.following import EpochWriter, OnEpoch
+from lightmill.training.keeping import checkpoints_of, newest_checkpoint, ranked
 from lightmill.training.lanes import Lanes, lane_count
 from lightmill.training.loop import LoopConfig, train_worker
-from lightmill.training.objectives import OBJECTIVES, Objective
-from lightmill.training.placement import DATA_CPUS, Cluster, Placement, place
+from lightmill.training.objectives import Objective, build_objective
+from lightmill.training.placement import Placement
+from lightmill.training.planning.refusing import refuse_too_large
+from lightmill.training.planning.subject import Subject
 from lightmill.training.register import register_best
 from lightmill.training.rows import Rows
-from lightmill.training.session import read_pointer
+from lightmill.training.starting import check_start, start_version
 from lightmill.training.strategies import STRATEGIES
+from lightmill.training.waiting import describe_cluster, find_place, scaling_of
+from lightmill.training.watching.follower import OnSteps, RunFollower
 
-SCORE = "validation_loss"
-WAIT_FOR_ROOM_S = 120.0
-NODE_POLL_S = 5.0
+logger = logging.getLogger("lightmill.training")
 Report = Callable[[Progress], None]
+
+
+def _nothing(points: list[StepMetrics], progress: Progress) -> None:
+    """Hear of steps, and do nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watchers:
-    """Who is told how a run goes."""
+    """Who is told how a run goes.
+
+    `recorded` returns what of it is sealed with the version; `note` gets what the job's result should say besides.
+    """
 
     report: Report
     on_epoch: OnEpoch
+    on_steps: OnSteps = _nothing
+    recorded: Callable[[], RunMetrics] = RunMetrics
+    note: Callable[[str], None] = lambda _: None
 
 
-def describe_cluster() -> Cluster:
-    """Return what Ray's live nodes offer."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return Cluster(
-        node_cpus=tuple(float(node.get("CPU", 0)) for node in nodes),
-        node_gpus=tuple(float(node.get("GPU", 0)) for node in nodes),
-        accelerators=frozenset(key for node in nodes for key in node if key.startswith("accelerator_type:")),
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A run that can begin: what it trains on and begins with, for which objective, and how rows are dealt."""
+
+    spec: TrainSpec
+    dataset: OpenVersion
+    objective: Objective
+    base: OpenVersion | None
+    rows: Rows
+    lanes: int
+    streamed: bool
+    allow_python: bool
+
+    def subject(self, location: RegistryLocation) -> Subject:
+        """Return what a plan of the run looks at."""
+        return Subject(
+            spec=self.spec,
+            dataset=self.dataset,
+            location=location,
+            objective=self.objective,
+            rows=self.rows,
+            allow_python=self.allow_python,
+        )
+
+    def described(self, provenance: Provenance, run: str) -> Provenance:
+        """Return where what the run makes comes from."""
+        base = self.base.id if self.base else None
+        return provenance.model_copy(update={"dataset": self.dataset.id, "run": run, "base": base})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A run that has ended: its best checkpoint, and files that are sealed with a version made of it."""
+
+    checkpoint: VersionId
+    files: dict[str, bytes]
 
 
 def train(
@@ -81,60 +125,133 @@ def train(
         UnavailableError: The cluster is busy and stayed so.
         JobError: Training failed more often than `failures` allow.
     """
-    dataset = registry.open(registry.resolve(AssetKind.DATASET, parse_reference(spec.dataset)))
+    prepared = prepare(spec, registry, location, run, allow_python=allow_python)
+    described = prepared.described(provenance, run)
+    trained = train_prepared(prepared, run, runs_path, registry, location, described, watchers)
+    watchers.report(Progress(phase="register", done=spec.epochs, total=spec.epochs, unit="epochs"))
+    return register_best(
+        spec,
+        prepared.objective,
+        prepared.rows,
+        prepared.dataset,
+        registry,
+        location,
+        trained.checkpoint,
+        described,
+        trained.files,
+        allow_python=allow_python,
+    )
+
+
+def prepare(
+    spec: TrainSpec, registry: Registry, location: RegistryLocation, run: str = "", *, allow_python: bool = False
+) -> Prepared:
+    """Look up what a run needs, and refuse what cannot work; nothing is started. `run` names one that may go on.
+
+    Raises:
+        NotFoundError: There is no such dataset, or no such model to begin with.
+        RequestError: The specification does not fit the dataset.
+    """
+    dataset = registry.open(_dataset_of(spec, run, registry))
     card = dataset.manifest.dataset
     if card is None:
         raise RequestError(f"{dataset.id} is no dataset that can be trained on.")
-    objective = _objective(spec, card, dataset)
-    check_strategy(spec, objective.architecture)
+    objective = objective_of(spec, card, dataset, allow_python=allow_python)
+    base = start_version(spec, registry)
+    check_data(spec, objective, card, dataset, location)
+    check_strategy(spec, objective.architecture, base, allow_python=allow_python)
     rows = Rows(objective, card, allow_python=allow_python)
     count = card.profile.splits["train"]
     streamed = rows.row_bytes * count // spec.worker_range.min > CACHE_BYTES
-    lanes = spec.worker_range.max if streamed else lane_count(spec.batch_size, spec.worker_range.max)
+    most = spec.worker_range.max
+    lanes = most if streamed or spec.distribution else lane_count(spec.batch_size, most)
     check_lanes(spec, dataset, location, lanes)
-    try:
-        placement = place_or_wait(spec, watchers.report)
-        wait_for_room(placement, watchers.report)
-    finally:
-        if spec.resources.wait_for_nodes_s:
-            request_resources(bundles=[])  # the request would outlive this job; the placement group holds the nodes
-    watchers.report(Progress(phase=f"start {placement}", done=0, total=spec.epochs, unit="epochs"))
-    described = provenance.model_copy(update={"dataset": dataset.id, "run": run})
-    config = LoopConfig(
+    return Prepared(
         spec=spec,
-        architecture=objective.architecture,
-        run=run,
-        run_folder=str(runs_path / run),
-        location=location,
-        dataset=dataset.id,
-        provenance=described,
-        device=placement.device,
-        threads=max(1, int(placement.cpus)),
+        dataset=dataset,
+        objective=objective,
+        base=base,
+        rows=rows,
         lanes=lanes,
         streamed=streamed,
         allow_python=allow_python,
     )
-    result = _fit(config, placement, runs_path, watchers)
-    best = best_checkpoint(result)
-    watchers.report(Progress(phase="register", done=spec.epochs, total=spec.epochs, unit="epochs"))
-    return register_best(spec, objective, rows, dataset, registry, location, best, described)
 
 
-def _objective(spec: TrainSpec, card: DatasetCard, dataset: OpenVersion) -> Objective:
+def loop_config(
+    prepared: Prepared, placement: Placement, run: str, runs_path: Path, location: RegistryLocation, origin: Provenance
+) -> LoopConfig:
+    """Return what the workers of a run need."""
+    return LoopConfig(
+        spec=prepared.spec,
+        architecture=prepared.objective.architecture,
+        run=run,
+        run_folder=str(runs_path / run),
+        location=location,
+        dataset=prepared.dataset.id,
+        base=prepared.base.id if prepared.base else None,
+        provenance=origin.listed(),
+        device=placement.device,
+        threads=max(1, int(placement.cpus)),
+        lanes=prepared.lanes,
+        streamed=prepared.streamed,
+        allow_python=prepared.allow_python,
+    )
+
+
+def train_prepared(
+    prepared: Prepared,
+    run: str,
+    runs_path: Path,
+    registry: Registry,
+    location: RegistryLocation,
+    provenance: Provenance,
+    watchers: Watchers,
+) -> Trained:
+    """Train, and return the best checkpoint; see `train` for the errors."""
+    spec = prepared.spec
+    placement = find_place(spec, watchers.report, streamed=prepared.streamed)
+    refuse_too_large(prepared.subject(location), placement, describe_cluster())
+    for said in placement.notes:
+        watchers.note(said)
+    watchers.report(Progress(phase=f"start {placement}", done=0, total=spec.epochs, unit="epochs"))
+    config = loop_config(prepared, placement, run, runs_path, location, provenance)
+    follower = RunFollower(run, runs_path / run, spec, watchers.on_epoch, watchers.on_steps, watchers.report)
+    _fit(config, placement, runs_path, follower)
+    return Trained(checkpoint=best_checkpoint(registry, run), files=follower.files(watchers.recorded()))
+
+
+def _dataset_of(spec: TrainSpec, run: str, registry: Registry) -> VersionId:
+    """Return the dataset that the run began with, whose rows keep their order, or else the one that is named."""
+    newest = newest_checkpoint(registry, run) if run else None
+    began = registry.open(newest).manifest.provenance.dataset if newest else None
+    return began or registry.resolve(AssetKind.DATASET, parse_reference(spec.dataset))
+
+
+def objective_of(spec: TrainSpec, card: DatasetCard, dataset: OpenVersion, *, allow_python: bool = False) -> Objective:
+    """Return what a run minimizes, with the sizes that its dataset decides.
+
+    Raises:
+        RequestError: Dataset, objective and architecture do not go together.
+    """
     try:
-        return OBJECTIVES[spec.objective](card, spec.architecture)
+        return build_objective(spec, card, allow_python=allow_python)
     except RequestError as exc:
         raise RequestError(f"Training on {dataset.id} is refused: {exc.message}") from exc
 
 
-def check_strategy(spec: TrainSpec, architecture: Architecture) -> None:
+def check_strategy(
+    spec: TrainSpec, architecture: Architecture, base: OpenVersion | None = None, *, allow_python: bool = False
+) -> None:
     """Refuse a strategy that the model cannot be trained by, for any number of workers that the run may have.
 
     Raises:
-        RequestError: The architecture cannot be built, it has no plan for the strategy, or sizes do not divide.
+        RequestError: The architecture cannot be built, the weights of `base` do not fit it, it has no plan for the
+            strategy, or sizes do not divide.
     """
     with torch.device("meta"):
-        module = build_module(architecture)
+        module = build_module(architecture, allow_python=allow_python)
+    check_start(spec, module, base)
     for workers in {spec.worker_range.min, spec.worker_range.max}:
         STRATEGIES[spec.strategy.name].check(spec, module, workers)
 
@@ -157,105 +274,53 @@ def check_lanes(spec: TrainSpec, dataset: OpenVersion, location: RegistryLocatio
         )
 
 
-def _fit(config: LoopConfig, placement: Placement, runs_path: Path, watchers: Watchers) -> Result:
-    metrics_path = runs_path / config.run / "metrics.jsonl"
+def _fit(config: LoopConfig, placement: Placement, runs_path: Path, follower: RunFollower) -> None:
+    """Train to the end; a controller that dies is begun anew as often as `failures.controller` allows."""
+    with follower:
+        for left in range(config.spec.failures.controller, -1, -1):
+            try:
+                writer = EpochWriter(config.run, follower.metrics_path)
+                make_trainer(config, placement, runs_path, writer, follower.mailbox).fit()
+            except ray.train.TrainingFailedError as exc:
+                original = original_error(exc)
+                if original is not None:
+                    raise type(original)(original.message) from exc
+                raise JobError(f"Run {config.run} failed: {str(exc).strip().splitlines()[-1]}") from exc
+            except RayActorError as exc:
+                if not left:
+                    raise JobError(f"Run {config.run} failed: the process that leads its workers died.") from exc
+                logger.warning("the process that leads the workers of run %s died; the run goes on", config.run)
+            else:
+                return
 
-    def on_epoch(metrics: EpochMetrics) -> None:
-        watchers.on_epoch(metrics)
-        watchers.report(Progress(phase="train", done=metrics.epoch, total=config.spec.epochs, unit="epochs"))
 
-    trainer = _trainer(config, placement, runs_path, EpochWriter(config.run, metrics_path))
-    with EpochFollower(metrics_path, on_epoch):
-        try:
-            return trainer.fit()
-        except ray.train.TrainingFailedError as exc:
-            original = original_error(exc)
-            if original is not None:
-                raise type(original)(original.message) from exc
-            raise JobError(f"Run {config.run} failed: {str(exc).strip().splitlines()[-1]}") from exc
-
-
-def _trainer(config: LoopConfig, placement: Placement, runs_path: Path, writer: EpochWriter) -> TorchTrainer:
+def make_trainer(
+    config: LoopConfig, placement: Placement, runs_path: Path, writer: UserCallback, mailbox: Any = None
+) -> TorchTrainer:
+    """Return Ray Train's trainer of a run; `writer` hears of epochs and the actor `mailbox`, if any, of steps."""
     spec = config.spec
-    resources = {"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})
+    callbacks: list[Any] = [writer, EndsOnOwnErrors()]
     return TorchTrainer(
         train_worker,
-        train_loop_config={"config": config.model_dump_json()},
+        train_loop_config={"config": config.model_dump_json(), "mailbox": mailbox},
         torch_config=TorchConfig(backend=placement.backend),
-        scaling_config=ScalingConfig(
-            num_workers=placement.workers, use_gpu=placement.gpus > 0, resources_per_worker=resources
-        ),
+        scaling_config=scaling_of(placement),
         run_config=RunConfig(
             name=config.run,
             storage_path=str(runs_path),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=spec.checkpoints.keep_best,
-                checkpoint_score_attribute=SCORE,
-                checkpoint_score_order="min",
-            ),
-            failure_config=FailureConfig(
-                max_failures=spec.failures.worker,
-                max_preemption_failures=-1 if spec.failures.preemption is None else spec.failures.preemption,
-                controller_failure_limit=spec.failures.controller,
-            ),
-            callbacks=[writer],
+            failure_config=failure_config(spec.failures),
+            callbacks=callbacks,
         ),
     )
 
 
-def place_or_wait(spec: TrainSpec, report: Report) -> Placement:
-    """Place a run on the cluster as it is, or, if the specification waits for nodes, as it becomes.
-
-    Raises:
-        RequestError: The cluster cannot hold it, and no node that could came in time.
-    """
-    end = time.monotonic() + spec.resources.wait_for_nodes_s
-    while True:
-        try:
-            return place(spec, describe_cluster())
-        except RequestError:
-            if time.monotonic() >= end:
-                raise
-        gpus = spec.resources.gpus if isinstance(spec.resources.gpus, float) else 0.0
-        bundle = {"CPU": spec.resources.cpus} | ({"GPU": gpus} if gpus else {})
-        request_resources(bundles=[bundle] * spec.worker_range.min)
-        report(Progress(phase="wait for nodes", unit="epochs"))
-        time.sleep(NODE_POLL_S)
-
-
-def wait_for_room(placement: Placement, report: Report, wait_s: float = WAIT_FOR_ROOM_S) -> None:
-    """Return when the cluster has the placement's resources free.
-
-    Raises:
-        UnavailableError: Others hold them for longer than `wait_s` seconds.
-    """
-    needed = {
-        "CPU": placement.workers * placement.cpus + DATA_CPUS,
-        "GPU": placement.workers * placement.gpus,
-    }
-    end = time.monotonic() + wait_s
-    while True:
-        free = ray.available_resources()
-        short = {k: v - free.get(k, 0.0) for k, v in needed.items() if v > free.get(k, 0.0) + 1e-6}
-        if not short:
-            return
-        lacking = ", ".join(f"{value:g} {key}" for key, value in short.items())
-        if time.monotonic() > end:
-            raise UnavailableError(
-                f"The cluster stayed busy for {wait_s:g} s: {lacking} more must be free for {placement}. Try again "
-                "later, lower `workers`, or add nodes."
-            )
-        report(Progress(phase=f"wait for {lacking}", unit="epochs"))
-        time.sleep(0.5)
-
-
-def best_checkpoint(result: Result) -> VersionId:
+def best_checkpoint(registry: Registry, run: str) -> VersionId:
     """Return the sealed checkpoint with the lowest validation loss, the earlier one of equals.
 
     Raises:
-        JobError: The run reported none.
+        JobError: The run has none.
     """
-    if not result.best_checkpoints:
-        raise JobError("The run ended without a checkpoint; see its log.")
-    scored = [(metrics[SCORE], metrics["epoch"], checkpoint) for checkpoint, metrics in result.best_checkpoints]
-    return read_pointer(min(scored, key=lambda item: item[:2])[2])
+    found = ranked(checkpoints_of(registry, run))
+    if not found:
+        raise JobError(f"Run {run} ended without a checkpoint; see its log.")
+    return found[0].id

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from lightmill.datasets.reading import read_rows
 from lightmill.errors import IntegrityError
-from lightmill.models.architectures import build_module, parameter_count
+from lightmill.models.architectures import parameter_count
 from lightmill.records.annotations import Evaluated, Evaluation
 from lightmill.records.assets import ModelCard, Provenance, VersionSummary
 from lightmill.records.base import now_iso
@@ -20,6 +22,7 @@ from lightmill.training.feed import whole_batch
 from lightmill.training.loop import evaluate
 from lightmill.training.objectives import Objective
 from lightmill.training.rows import Rows
+from lightmill.training.starting import trained_module
 
 
 def register_best(
@@ -31,18 +34,21 @@ def register_best(
     location: RegistryLocation,
     checkpoint: VersionId,
     provenance: Provenance,
+    files: Mapping[str, bytes] | None = None,
+    *,
+    allow_python: bool = False,
 ) -> VersionSummary:
     """Publish a checkpoint's weights as the next version of `spec.model`, and move `spec.alias` to it.
 
-    What was measured on the test split is added as an evaluation, which a promotion may rely on.
+    `files` are sealed with it, by their names. What was measured on the test split is added as an evaluation, which a
+    promotion may rely on.
     """
     best = registry.open(checkpoint)
     card, run = dataset.manifest.dataset, best.manifest.run
     if card is None or run is None:
         raise IntegrityError(f"{checkpoint} or {dataset.id} carries no card; it was published by something else.")
-    state = load_model_state(best)
-    module = build_module(objective.architecture)
-    module.load_state_dict(state)
+    module = trained_module(spec, objective.architecture, load_model_state(best), allow_python=allow_python)
+    state = module.state_dict()
     tested = test_metrics(module, objective, rows, dataset, location, spec.batch_size)
     metrics = dict(run.metrics) | {
         "best_epoch": float(run.epoch),
@@ -53,12 +59,13 @@ def register_best(
         architecture=objective.architecture,
         preprocessing=card.preprocessing,
         signature=objective.signature(),
-        classes=card.classes if objective.labelled else (),
+        classes=objective.classes,
         metrics=metrics,
-        preparation=card.preparation if objective.labelled else None,
-        tokens=None if objective.labelled else card.tokens,
+        preparation=None if objective.reads_tokens else card.preparation,
+        tokens=card.tokens if objective.reads_tokens else None,
     )
-    summary = publish_model(registry, spec.model, state, model, provenance)
+    origin = provenance.model_copy(update={"hardware": best.manifest.provenance.hardware})
+    summary = publish_model(registry, spec.model, state, model, origin, files)
     held_out = Evaluation(
         dataset=dataset.id,
         split="test",
@@ -73,16 +80,22 @@ def register_best(
 
 
 def publish_model(
-    registry: Registry, name: str, state: dict[str, torch.Tensor], card: ModelCard, provenance: Provenance
+    registry: Registry,
+    name: str,
+    state: dict[str, torch.Tensor],
+    card: ModelCard,
+    provenance: Provenance,
+    files: Mapping[str, bytes] | None = None,
 ) -> VersionSummary:
-    """Publish weights and a card as the next version of model `name`; see `Registry.commit` for the errors."""
+    """Publish weights, a card and other files as the next version of model `name`; errors as `Registry.commit`."""
     draft = registry.begin(AssetKind.MODEL, name)
     sealed = seal_model(draft, state, newest_version(registry, AssetKind.MODEL, name))
+    others = draft.seal_files(files or {})
     content = Content(
-        files=(sealed.file,),
+        files=(sealed.file, *others.files),
         tensors=sealed.tensors.tensors,
         safetensors_header=sealed.header,
-        blobs=sealed.tensors.blobs,
+        blobs=(*sealed.tensors.blobs, *others.blobs),
         model=card,
         provenance=provenance,
     )

@@ -2,63 +2,70 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
-from pathlib import Path
+import os
 from typing import Protocol
 
 import ray.train
-from ray.train import Checkpoint
 
-from lightmill.errors import IntegrityError
 from lightmill.records.references import VersionId
+from lightmill.registry import RegistryLocation
+from lightmill.training.keeping import newest_checkpoint
 
-POINTER_FILE = "version.json"
-Seal = Callable[[], VersionId]
+WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 
 
 class Session(Protocol):
     """One worker's side of it."""
 
+    watched: bool
+    """Whether a node may be taken back with notice."""
+
     def checkpoint(self) -> VersionId | None:
-        """Return the run's version to go on from, if there is one."""
+        """Return the run's version to go on from, if there is one; the leader is asked."""
         ...
 
-    def report(self, metrics: dict[str, float], seal: Seal | None = None) -> None:
-        """Report metrics, and on the leader the checkpoint that `seal` publishes; all workers call it equally often."""
+    def published(self, id: VersionId) -> None:
+        """Hear on the leader, from any thread, that a checkpoint was published."""
+        ...
+
+    def report(self, metrics: dict[str, float]) -> None:
+        """Report metrics; all workers call it equally often."""
+        ...
+
+    def preempted(self) -> bool:
+        """Return whether a node of the run is taken back soon; all workers call it equally often and hear the same."""
         ...
 
 
 class RaySession:
-    """Ray Train's session of this worker."""
+    """Ray Train's session of this worker. Ray keeps no checkpoints: those of a run are its versions in the registry."""
 
-    def __init__(self, run_folder: Path) -> None:
-        self._folder = run_folder
+    def __init__(self, location: RegistryLocation, run: str) -> None:
+        self._location = location
+        self._run = run
+        self.watched = os.environ.get(WATCHER, "1") not in ("0", "false", "False")
 
     def checkpoint(self) -> VersionId | None:
         """See `Session`."""
-        found = ray.train.get_checkpoint()
-        return None if found is None else read_pointer(found)
+        return newest_checkpoint(self._location.open(), self._run)
 
-    def report(self, metrics: dict[str, float], seal: Seal | None = None) -> None:
+    def published(self, id: VersionId) -> None:
         """See `Session`."""
-        if seal is None:
-            ray.train.report(metrics)
-            return
-        make = seal
+        del id
 
-        def upload(_: Checkpoint, name: str) -> Checkpoint:
-            folder = self._folder / name
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / POINTER_FILE).write_text(make().model_dump_json())
-            return Checkpoint.from_directory(str(folder))
+    def report(self, metrics: dict[str, float]) -> None:
+        """See `Session`."""
+        ray.train.report(metrics)
 
-        with tempfile.TemporaryDirectory() as empty:
-            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(empty), checkpoint_upload_fn=upload)
+    def preempted(self) -> bool:
+        """See `Session`."""
+        return ray.train.get_preemption_info() is not None
 
 
 class LoneSession:
     """A session without Ray: it keeps what was reported, and begins from `start`."""
+
+    watched = False
 
     def __init__(self, start: VersionId | None = None) -> None:
         self._start = start
@@ -69,21 +76,14 @@ class LoneSession:
         """See `Session`."""
         return self._start
 
-    def report(self, metrics: dict[str, float], seal: Seal | None = None) -> None:
+    def published(self, id: VersionId) -> None:
+        """See `Session`."""
+        self.sealed.append(id)
+
+    def report(self, metrics: dict[str, float]) -> None:
         """See `Session`."""
         self.reports.append(metrics)
-        if seal is not None:
-            self.sealed.append(seal())
 
-
-def read_pointer(checkpoint: Checkpoint) -> VersionId:
-    """Return the run's version that a checkpoint of Ray points at.
-
-    Raises:
-        IntegrityError: The pointer is missing or damaged.
-    """
-    path = Path(checkpoint.path) / POINTER_FILE
-    try:
-        return VersionId.model_validate_json(path.read_text())
-    except (OSError, ValueError) as exc:
-        raise IntegrityError(f"The checkpoint pointer {path} is missing or damaged.") from exc
+    def preempted(self) -> bool:
+        """See `Session`."""
+        return False

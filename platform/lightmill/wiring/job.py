@@ -20,8 +20,8 @@ from pathlib import Path
 from lightmill.errors import ConflictError, JobError, LightmillError, RequestError
 from lightmill.records.assets import Provenance
 from lightmill.records.base import now_iso
-from lightmill.records.jobs import EpochMetrics, Job, JobKind, JobState, Progress
-from lightmill.records.specs import SpecT, load_spec
+from lightmill.records.jobs import EpochMetrics, Job, JobKind, JobState, Progress, RunMetrics, StepMetrics
+from lightmill.records.specs import Spec, SpecT, load_spec
 from lightmill.settings import Settings
 from lightmill.telemetry import configure_logging
 from lightmill.wiring.bootstrap import bootstrap
@@ -36,17 +36,22 @@ logger = logging.getLogger("lightmill.job")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobContext:
-    """What a job's work gets."""
+    """What a job's work gets. `earlier` is the job that it goes on from, if it was told one."""
 
     job: Job
     folder: Path
     platform: Platform
     provenance: Provenance
+    earlier: Job | None = None
 
     def report(self, progress: Progress) -> None:
         """Show progress in the log and keep it in the catalog."""
         logger.info("%s", progress)
         self.platform.catalog.jobs.update(self.job.id, progress=progress)
+
+    def note(self, result: dict[str, object]) -> None:
+        """Keep what the job has found so far in its row; a job that goes on under the same id finds it there."""
+        self.platform.catalog.jobs.update(self.job.id, result=result)
 
     def refuse_own_files(self, path: Path) -> None:
         """Raise RequestError if a source lies in the platform's home: its keys are no data."""
@@ -58,6 +63,15 @@ class JobContext:
         shown = "  ".join(f"{key} {value:.4f}" for key, value in metrics.metrics.items())
         logger.info("epoch %d  %s", metrics.epoch, shown)
         self.platform.catalog.runs.record_epoch(metrics)
+
+    def on_steps(self, points: list[StepMetrics], progress: Progress) -> None:
+        """Keep points of steps, and how far the job is, in the catalog."""
+        self.platform.catalog.runs.record_steps(points)
+        self.platform.catalog.jobs.update(self.job.id, progress=progress)
+
+    def recorded(self) -> RunMetrics:
+        """Return all metrics of the run that are in the catalog, those of an earlier start of it too."""
+        return self.platform.catalog.runs.history(self.job.id)
 
 
 Work = Callable[[JobContext, SpecT], dict[str, object]]
@@ -104,6 +118,7 @@ def _arguments(kind: JobKind, argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("spec", help="path of the YAML specification")
     parser.add_argument("--job", help="id of the job row that the platform has made")
     parser.add_argument("--folder", help="where relative paths begin; the specification's folder if absent")
+    parser.add_argument("--resume", help="id of a job with this specification that did not end well; go on from it")
     parser.add_argument("--debug", action="store_true", help="show stack traces of expected errors")
     return parser.parse_args(argv)
 
@@ -122,12 +137,14 @@ def _run(
     folder = Path(arguments.folder or path.absolute().parent)
     bootstrap(settings)
     platform = open_platform(settings)
+    earlier = _earlier(platform, kind, spec, arguments.resume) if arguments.resume else None
     job = _job_row(platform, kind, name_of(spec), spec.model_dump(mode="json"), arguments.job)
     platform.catalog.jobs.update(job.id, state=JobState.RUNNING, started=now_iso())
     context = JobContext(
         job=job,
         folder=folder,
         platform=platform,
+        earlier=earlier,
         provenance=capture(spec.model_dump(mode="json"), folder, job.id),
     )
     try:
@@ -146,6 +163,19 @@ def _run(
         raise JobError(f"Job {job.id} failed unexpectedly: {said}") from exc
     _finish(platform, job, JobState.SUCCEEDED, result=result)
     return {"job": job.id, **result}
+
+
+def _earlier(platform: Platform, kind: JobKind, spec: Spec, id: str) -> Job:
+    """Return the job to go on from.
+
+    Raises:
+        NotFoundError: There is none with this id.
+        RequestError: It is another kind of job, or one with another specification.
+    """
+    job = platform.catalog.jobs.get(id)
+    if job.kind is not kind or job.spec != spec.model_dump(mode="json"):
+        raise RequestError(f"Job {id} is no {kind} job with this very specification; start a new one without --resume.")
+    return job
 
 
 def _job_row(platform: Platform, kind: JobKind, name: str, spec: dict[str, object], known: str | None) -> Job:
@@ -180,6 +210,6 @@ def _finish(
 ) -> None:
     """Write the final state, unless the job was cancelled meanwhile."""
     try:
-        platform.catalog.jobs.update(job.id, state=state, message=message, result=result or {}, finished=now_iso())
+        platform.catalog.jobs.update(job.id, state=state, message=message, result=result, finished=now_iso())
     except ConflictError:
         logger.warning("job %s ended as %s after it was cancelled", job.id, state)

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lightmill.errors import RequestError
+from lightmill.records.preparation import Python
+from lightmill.registry import OpenVersion
 
 
 def modules_in(folder: Path, functions: Iterable[str]) -> tuple[Path, ...]:
@@ -27,3 +29,10 @@ def modules_in(folder: Path, functions: Iterable[str]) -> tuple[Path, ...]:
     if found and str(folder) not in sys.path:
         sys.path.append(str(folder))
     return tuple(found.values())
+
+
+def training_functions(dataset: OpenVersion) -> list[str]:
+    """Return the functions of `python` steps that a dataset leaves for training."""
+    card = dataset.manifest.dataset
+    steps = card.training.fitted.steps if card and card.training else ()
+    return [step.function for step in steps if isinstance(step, Python)]

@@ -1,4 +1,4 @@
-"""Rows dealt to workers: positions in sealed files, and the codes of a column; without Ray."""
+"""Rows dealt to lanes: positions in sealed files, and the codes of a column; without Ray."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightmill.datasets.dealing import _of_files, distribute_split
+from lightmill.datasets.dealing import deal_split, parts_of
 from lightmill.datasets.parquet import write_encrypted
+from lightmill.datasets.reading import take_rows
 from lightmill.errors import RequestError
 from lightmill.records.assets import FileEntry
 from lightmill.records.references import AssetKind
@@ -55,48 +56,53 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> tuple[OpenVersion, Regi
     ],
     ids=str,
 )
-def test_every_row_goes_to_one_worker_by_its_own_value(
+def test_every_row_goes_to_one_lane_by_its_own_value(
     dataset: tuple[OpenVersion, RegistryLocation], section: dict[str, Any]
 ) -> None:
     version, location = dataset
-    dealt = distribute_split(version, location, DistributionSpec(**section), 2)
-    assert sorted(np.concatenate(dealt.places).tolist()) == list(range(sum(FILES)))
-    assert dealt.sizes == tuple(len(mine) for mine in dealt.places)
-    assert all((np.diff(mine) > 0).all() for mine in dealt.places)
-    colours = [{KEYS[n % len(KEYS)] for n in mine.tolist()} for mine in dealt.places]
+    dealt = deal_split(version, location, DistributionSpec(**section), 2)
+    assert sorted(np.concatenate(dealt).tolist()) == list(range(sum(FILES)))
+    assert all((np.diff(mine) > 0).all() for mine in dealt)
+    colours = [{KEYS[n % len(KEYS)] for n in mine.tolist()} for mine in dealt]
     if section["by"] == "key":
         assert colours[0].isdisjoint(colours[1])
     if section == {"by": "class"}:
-        counts = [np.bincount(mine % 3, minlength=3) for mine in dealt.places]
+        counts = [np.bincount(mine % 3, minlength=3) for mine in dealt]
         assert (np.abs(counts[0] - counts[1]) <= 1).all()
-    again = distribute_split(version, location, DistributionSpec(**section), 2)
-    assert all(np.array_equal(a, b) for a, b in zip(dealt.places, again.places, strict=True))
+    again = deal_split(version, location, DistributionSpec(**section), 2)
+    assert all(np.array_equal(a, b) for a, b in zip(dealt, again, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("section", "workers", "says"),
-    [
-        ({"by": "key", "column": "size"}, 2, "'size' is not a column of d@1; it has label, colour"),
-        ({"by": "key", "column": "colour"}, 5, "leaves worker"),
-        ({"by": "random"}, 30, "without rows"),
-    ],
-)
-def test_what_cannot_be_dealt_is_refused(
-    dataset: tuple[OpenVersion, RegistryLocation], section: dict[str, Any], workers: int, says: str
+def test_a_column_that_is_not_there_is_refused_with_those_that_are(
+    dataset: tuple[OpenVersion, RegistryLocation],
 ) -> None:
-    with pytest.raises(RequestError, match=says):
-        distribute_split(*dataset, DistributionSpec(**section), workers)
+    with pytest.raises(RequestError, match="'size' is not a column of d@1; it has label, colour"):
+        deal_split(*dataset, DistributionSpec(by="key", column="size"), 2)
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.data())
-def test_positions_find_their_files(rows: list[int], data: st.DataObject) -> None:
-    files = [
-        FileEntry(path=str(n), size=1, sha256="", object="", rows=count, group="train") for n, count in enumerate(rows)
-    ]
-    starts = np.cumsum([0, *rows])
-    mine = np.array(sorted(data.draw(st.sets(st.integers(0, int(starts[-1]) - 1)))), dtype=np.int64)
-    found = _of_files(files, starts, mine)
-    assert all(len(places) and 0 <= places.min() <= places.max() < (entry.rows or 0) for entry, places in found)
-    assert [
-        int(starts[int(entry.path)]) + place for entry, places in found for place in places.tolist()
-    ] == mine.tolist()
+@given(st.data())
+@settings(max_examples=30)
+def test_positions_find_their_files(dataset: tuple[OpenVersion, RegistryLocation], data: st.DataObject) -> None:
+    version, _ = dataset
+    starts = np.cumsum([0, *FILES])
+    mine = np.array(sorted(data.draw(st.sets(st.integers(0, sum(FILES) - 1)))), dtype=np.int64)
+    found = parts_of(version, "train", mine)
+    assert all(len(p.places) and 0 <= p.places.min() <= p.places.max() < (p.entry.rows or 0) for p in found)
+    numbers = [int(part.entry.path.removeprefix("train/").removesuffix(".parquet")) for part in found]
+    placed = zip(numbers, found, strict=True)
+    assert [int(starts[n]) + place for n, part in placed for place in part.places.tolist()] == mine.tolist()
+
+
+@given(st.lists(st.integers(0, sum(FILES) - 1), max_size=30))
+@settings(max_examples=15, deadline=None)
+def test_rows_are_taken_in_the_order_that_is_asked_for(
+    dataset: tuple[OpenVersion, RegistryLocation], places: list[int]
+) -> None:
+    version, location = dataset
+    found = take_rows(version, location, "train", np.array(places, dtype=np.int64), ["row_id"])
+    assert found.column("row_id").to_pylist() == places
+
+
+def test_rows_beyond_the_split_are_refused(dataset: tuple[OpenVersion, RegistryLocation]) -> None:
+    with pytest.raises(RequestError, match="has 20 rows"):
+        take_rows(*dataset, "train", np.array([20]), ["row_id"])

@@ -14,6 +14,21 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": [8, 4], "dropout": 0.1},
     "decoder": {"vocabulary": 7, "context": 16, "width": 8, "layers": 2, "heads": 2},
     "convnet": {"image": [1, 4, 4], "channels": [2, 3], "hidden": 5},
+    "resnet": {"image": [1, 4, 4], "channels": [4, 8], "depth": 1},
+    "tabular": {"hidden": [4], "category_places": [2, 0], "category_sizes": [3, 5]},
+    "encoder": {"vocabulary": 7, "context": 16, "classes": 3, "width": 8, "layers": 2, "heads": 2},
+    "transformers": {
+        "vocabulary": 7,
+        "context": 16,
+        "kind": "causal_lm",
+        "config": {
+            "model_type": "llama",
+            "hidden_size": 8,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+        },
+    },
 }
 
 
@@ -39,6 +54,8 @@ def test_parameters_are_counted() -> None:
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_a_seed_alone_decides_the_weights(name: str) -> None:
+    if name == "transformers":
+        pytest.importorskip("transformers", reason="the extra hf is not installed")
     sizes = {} if name in OF_TOKENS else {"inputs": 16, "classes": 3}
     architecture = Architecture(name=name, arguments=ARGUMENTS[name]).with_sizes(**sizes)
     state = torch.random.get_rng_state()
@@ -61,6 +78,16 @@ def test_a_seed_alone_decides_the_weights(name: str) -> None:
         ("decoder", {"vocabulary": 7, "context": 4, "width": 6, "heads": 2}, ("width 6", "multiple of 2 x heads, 4")),
         ("decoder", {"vocabulary": 7, "context": 4, "heads": 4, "kv_heads": 3}, ("heads 4", "kv_heads 3")),
         ("decoder", {"vocabulary": 0, "context": 4}, ("vocabulary is 0",)),
+        ("resnet", {"inputs": 16, "classes": 3, "image": [1, 4, 5]}, ("image [1, 4, 5]", "16 inputs")),
+        ("resnet", {"inputs": 16, "classes": 3, "image": [1, 4, 4], "norm": "layer"}, ("'layer'", "group or batch")),
+        ("tabular", {"inputs": 3, "classes": 2, "hidden": [2], "category_places": [1]}, ("one size for each place",)),
+        (
+            "tabular",
+            {"inputs": 3, "classes": 2, "hidden": [2], "category_places": [3], "category_sizes": [2]},
+            ("[3] of 3 inputs",),
+        ),
+        ("encoder", {"vocabulary": 7, "context": 4, "classes": 2, "pooling": "last"}, ("'last'", "mean or first")),
+        ("transformers", {"vocabulary": 7, "context": 4, "kind": "masked", "config": {}}, ("'masked'", "causal_lm")),
     ],
 )
 def test_what_cannot_be_built_is_refused_with_name_and_arguments(

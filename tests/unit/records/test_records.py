@@ -15,7 +15,10 @@ from lightmill.records import annotations, assets, care, endpoints, jobs, platfo
 from lightmill.records.base import Record, now_iso
 from lightmill.records.references import AssetKind, VersionId
 from tests.unit.records.data_examples import DATA
+from tests.unit.records.plan_examples import PLANS
 from tests.unit.records.quality_examples import EXAMPLES
+from tests.unit.records.training_examples import TRAINING
+from tests.unit.records.tuning_examples import TUNING
 from tests.unit.records.version_examples import VERSIONS
 
 VERSION = VersionId(kind=AssetKind.DATASET, name="d", seq=3, digest="ab" * 32)
@@ -185,6 +188,12 @@ RECORDS: list[Record] = [
         id="j", kind=jobs.JobKind.TRAIN, name="n", state=jobs.JobState.FAILED, spec={"a": [1]}, result={"b": None}
     ),
     jobs.EpochMetrics(run="r", epoch=1, metrics={"loss": 0.1}, created="now"),
+    jobs.StepMetrics(run="r", step=10, epoch=1, metrics={"loss": 0.1}, created="now"),
+    jobs.RunMetrics(
+        run="r",
+        epochs=(jobs.EpochMetrics(run="r", epoch=1, metrics={"loss": 0.1}, created="now"),),
+        steps=(jobs.StepMetrics(run="r", step=10, epoch=1, metrics={}, created="now"),),
+    ),
     ENDPOINT_SPEC,
     ENDPOINT_SPEC.replicas,
     ENDPOINT_SPEC.batching,
@@ -193,7 +202,10 @@ RECORDS: list[Record] = [
     specs.WorkerResources(cpus=0.5, gpus=2),
     *EXAMPLES,
     *DATA,
+    *TRAINING,
+    *PLANS,
     *VERSIONS,
+    *TUNING,
     specs.Spec(),
 ]
 

@@ -22,6 +22,7 @@ from lightmill.records.specs import (
     read_spec_file,
 )
 from lightmill.records.splitting import DistributionSpec
+from lightmill.records.training import ParameterServerSpec, RingSpec
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 DATASET: dict[str, Any] = {
@@ -67,9 +68,25 @@ def test_training_takes_an_objective_and_a_distribution() -> None:
     spec = parse_spec(TrainSpec, TRAIN | more, "here")
     assert spec.distribution == DistributionSpec(by="key", column="owner", seed=3)
     assert parse_spec(TrainSpec, spec.model_dump(mode="json"), "here") == spec
-    for wrong, named in (({"objective": "mse"}, "causal_lm"), ({"distribution": {"by": "key"}}, "needs a column")):
+    for wrong, named in (({"objective": "hinge"}, "causal_lm"), ({"distribution": {"by": "key"}}, "needs a column")):
         with pytest.raises(RequestError, match=named):
             parse_spec(TrainSpec, TRAIN | wrong, "here")
+
+
+@pytest.mark.parametrize(
+    ("value", "fewest", "most", "kept"), [(4, 4, 4, 4), ("4", 4, 4, 4), ("2..8", 2, 8, "2..8"), ("3..3", 3, 3, 3)]
+)
+def test_workers_are_a_number_or_a_range(value: int | str, fewest: int, most: int, kept: int | str) -> None:
+    spec = parse_spec(TrainSpec, TRAIN | {"workers": value, "batch_size": 24}, "here")
+    assert (spec.worker_range.min, spec.worker_range.max, spec.workers) == (fewest, most, kept)
+    assert parse_spec(TrainSpec, spec.model_dump(mode="json"), "here") == spec
+
+
+def test_a_bare_name_is_an_optimizer_a_schedule_or_a_strategy() -> None:
+    spec = parse_spec(TrainSpec, TRAIN | {"optimizer": "sgd", "schedule": "cosine", "strategy": "ring"}, "here")
+    assert (spec.optimizer.name, spec.schedule.name, spec.strategy) == ("sgd", "cosine", RingSpec())
+    more = {"strategy": {"name": "parameter_server", "consistency": "ssp", "staleness": 3}}
+    assert parse_spec(TrainSpec, TRAIN | more, "here").strategy == ParameterServerSpec(consistency="ssp", staleness=3)
 
 
 def test_every_example_is_valid() -> None:
@@ -140,6 +157,15 @@ BAD: list[tuple[type[Spec], str, Any, tuple[str, ...]]] = [
     (TrainSpec, "batch_size", 7, ("batch_size 7", "workers 2", "multiple of 2")),
     (TrainSpec, "batch_size", 0, ("batch_size", "greater than or equal to 1")),
     (TrainSpec, "workers", 0, ("workers", "greater than or equal to 1")),
+    (TrainSpec, "workers", "2..", ("workers", "'2..'", "2..8")),
+    (TrainSpec, "workers", "8..2", ("workers", "8..2", "smaller number first")),
+    (TrainSpec, "workers", "2..100", ("batch_size 64", "100 workers", "at least 100")),
+    (TrainSpec, "optimizer", "sgdd", ("optimizer", "'adamw'", "'sgdd'")),
+    (TrainSpec, "schedule", {"warmup_steps": 1, "warmup_share": 0.1}, ("warmup_steps", "leave one out")),
+    (TrainSpec, "strategy", "dpp", ("strategy", "'ddp'", "'dpp'")),
+    (TrainSpec, "strategy", {"name": "ring", "every": 2}, ("unknown key", "every")),
+    (TrainSpec, "checkpoints.keep_best", 0, ("checkpoints.keep_best", "greater than or equal to 1")),
+    (TrainSpec, "failures.worker", -1, ("failures.worker", "greater than or equal to 0")),
     (TrainSpec, "epochs", "many", ("epochs", "integer", "'many'")),
     (TrainSpec, "epochs", 1.5, ("epochs", "integer", "1.5")),
     (TrainSpec, "learning_rate", 0, ("learning_rate", "greater than 0")),

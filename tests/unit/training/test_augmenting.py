@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from lightmill.errors import RequestError
 from lightmill.models.preparation import Preparation, Resources, fit
 from lightmill.records.assets import DatasetCard
 from lightmill.records.signature import Architecture
-from lightmill.training.batches import CACHE_BYTES, Batches
+from lightmill.training.feed import KeptFeed, Origin
+from lightmill.training.lanes import Lanes, Positions
 from lightmill.training.objectives import CrossEntropy
 from lightmill.training.rows import Rows
 from tests.attacks.scene import dataset_card
@@ -65,27 +66,29 @@ def prepared(declared: list[dict[str, Any]], width: int) -> tuple[pa.Table, Data
     return pa.table({**files, **stored_columns(done, training)}), card.model_copy(update=shaped), Preparation(record)
 
 
-class Shard:
-    def __init__(self, table: pa.Table) -> None:
-        self.table = table
+@dataclass(kw_only=True)
+class Tabled(Origin):
+    """Rows of a table that lies in memory, the same as of a sealed file."""
 
-    def iter_batches(self, **options: Any) -> Iterator[pa.Table]:
-        for start in range(0, self.table.num_rows, options["batch_size"]):
-            yield self.table.slice(start, options["batch_size"])
+    rows: pa.Table
+    places: tuple[Positions, ...]
+
+    def table(self, positions: Positions, columns: tuple[str, ...]) -> pa.Table:
+        return self.rows.take(pa.array(positions)).select(columns)
 
 
-def seen(table: pa.Table, card: DatasetCard, workers: int, epoch: int, shard_bytes: int = 0) -> dict[int, list[float]]:
+def seen(table: pa.Table, card: DatasetCard, workers: int, epoch: int) -> dict[int, list[float]]:
     """The features of every row, by its id, as that many workers get them; the label tells the row."""
     found: dict[int, list[float]] = {}
     objective = CrossEntropy(card, Architecture(name="logistic"))
-    ids = table.column("row_id").to_pylist()
+    named = table.set_column(table.schema.get_field_index("label"), "label", table.column("row_id"))
+    lanes = Lanes([ROWS // 6] * 6, 5)
+    origin = Tabled(rows=named, places=tuple(np.arange(lane, ROWS, 6) for lane in range(6)))
     for worker in range(workers):
-        mine = table.take(list(range(worker, ROWS, workers)))
-        named = mine.set_column(mine.schema.get_field_index("label"), "label", mine.column("row_id"))
-        batches = Batches(Shard(named), Rows(objective, card), 5, worker, CPU, shard_bytes)
-        for features, label in batches.epoch(epoch):
+        feed = KeptFeed(origin, Rows(objective, card), lanes, lanes.share(worker, workers), worker, CPU)
+        for features, label in feed.epoch(epoch):
             found |= dict(zip(label.tolist(), features.tolist(), strict=True))
-    assert sorted(found) == ids
+    assert sorted(found) == table.column("row_id").to_pylist()
     return found
 
 
@@ -94,7 +97,7 @@ def test_a_row_is_the_same_for_any_number_of_workers_and_in_a_rerun(declared: li
     table, card, whole = prepared(declared, width)
     alone = seen(table, card, 1, epoch=2)
     assert alone == seen(table, card, 1, epoch=2) == seen(table, card, 3, epoch=2)
-    assert alone == seen(table, card, 2, epoch=2, shard_bytes=CACHE_BYTES + 1)
+    assert alone == seen(table, card, 2, epoch=2)
     other = seen(table, card, 1, epoch=3)
     assert sum(alone[row] != other[row] for row in alone) == ROWS
     done = whole.apply(source(), training=True, epoch=2)

@@ -166,7 +166,7 @@ MLP = Architecture(name="mlp", arguments={"hidden": [4]})
     [
         (CausalLanguage, dataset_card(), DECODER, "needs token ids"),
         (CausalLanguage, texts(segments=None), DECODER, "`mask: true`"),
-        (CausalLanguage, texts(), MLP, "one of decoder; 'mlp' takes features"),
+        (CausalLanguage, texts(), MLP, "one of decoder, transformers; 'mlp' does something else"),
         (CausalLanguage, texts(vocabulary=None), DECODER, "give architecture.arguments.vocabulary"),
         (CausalLanguage, texts(), DECODER.with_sizes(vocabulary=8), "vocabulary is 8, but the dataset needs 9"),
         (CausalLanguage, texts(), DECODER.with_sizes(context=4), "context is 4, but the dataset needs 8"),
@@ -190,6 +190,5 @@ def test_a_token_beyond_the_vocabulary_is_refused_before_it_is_looked_up() -> No
 
 def test_every_objective_is_known_by_its_name() -> None:
     assert {name: kind.name for name, kind in OBJECTIVES.items()} == {
-        "causal_lm": "causal_lm",
-        "cross_entropy": "cross_entropy",
+        name: name for name in ("causal_lm", "cross_entropy", "bce", "mse", "mae", "huber", "custom")
     }

@@ -45,7 +45,7 @@ def test_what_was_measured_on_the_test_split_is_evidence(tmp_path: Path) -> None
 
     state = build_module(LOGISTIC).state_dict()
     state = {name: torch.tensor([[-1.0], [1.0]]) if value.ndim == 2 else value * 0 for name, value in state.items()}
-    sealed = draft.seal_tensors(plain_tensors({f"model.{name}": value for name, value in state.items()}))
+    sealed = draft.seal_tensors(plain_tensors({f"model/{name}": value for name, value in state.items()}))
     card = RunCard(model="m", epoch=2, metrics={"validation_loss": 0.5})
     best = registry.commit(draft, Content(tensors=sealed.tensors, blobs=sealed.blobs, run=card)).id
     spec = TrainSpec(model="m", dataset="d", architecture=Architecture(name="logistic", arguments={}))

@@ -28,6 +28,7 @@ from lightmill.records.jobs import Progress
 from lightmill.records.references import VersionId
 from lightmill.registry import OpenVersion, Registry
 
+RUN_FILES = frozenset({"metrics.parquet", "trace.json.gz"})
 WARNING = "The exported files are not encrypted: whoever can read the folder has the model."
 Report = Callable[[Progress], None]
 
@@ -133,11 +134,11 @@ def _write_files(registry: Registry, version: OpenVersion, target: Target, form:
 
 
 def _wanted(manifest: Manifest, form: ExportFormat) -> list[FileEntry]:
-    """Return the files to write; names that an export makes itself are its own."""
+    """Return the files to write; names that an export makes itself are its own, what a run measured stays."""
     found = [entry for entry in manifest.files if entry.object is None]
     if form == ExportFormat.SAFETENSORS:
         return [entry for entry in found if entry.path.endswith(SAFETENSORS) or entry.path == INDEX_FILE]
-    return [entry for entry in found if entry.path not in OWN_FILES]
+    return [entry for entry in found if entry.path not in OWN_FILES | RUN_FILES]
 
 
 def _own_config(manifest: Manifest) -> bytes:

@@ -14,7 +14,7 @@ from torch import nn
 from lightmill.errors import LightmillError, RequestError
 from lightmill.models.answers import LABEL, PROBABILITIES
 from lightmill.models.architectures import ARCHITECTURES, OF_TOKENS, build_module
-from lightmill.models.classifier import Classifier
+from lightmill.models.classifier import Classifier, probabilities
 from lightmill.models.exchange.extras import need
 from lightmill.records.assets import ModelCard
 from lightmill.registry import OpenVersion
@@ -43,8 +43,8 @@ class _Whole(nn.Module):
         values = features.flatten(1)
         for number in range(self.steps):
             values = (values - getattr(self, f"mean_{number}")) / getattr(self, f"scale_{number}")
-        probabilities = torch.softmax(self.module(values).float(), dim=-1)
-        return probabilities, probabilities.argmax(dim=-1)
+        found = probabilities(self.module(values).float())
+        return found, found.argmax(dim=-1)
 
 
 def write_onnx(version: OpenVersion, folder: Path) -> float:
@@ -60,10 +60,10 @@ def write_onnx(version: OpenVersion, folder: Path) -> float:
     """
     card = version.manifest.model
     exported = set(ARCHITECTURES) - OF_TOKENS
-    if card is None or card.architecture.name not in exported:
+    if card is None or card.architecture.name not in exported or card.signature.outputs[0].name != PROBABILITIES:
         known = ", ".join(sorted(exported))
         raise RequestError(
-            f"{version.id} cannot be exported as ONNX: that works for the architectures {known}. "
+            f"{version.id} cannot be exported as ONNX: that works for classifiers of the architectures {known}. "
             "Use --format huggingface or safetensors."
         )
     for module in ("onnx", "onnxscript"):
@@ -110,8 +110,8 @@ def _compare(runtime: Any, card: ModelCard, module: nn.Module, path: Path) -> fl
     for rows in COMPARED_ROWS:
         features = generator.normal(size=(rows, *spec.shape[1:])).astype(np.float32)
         ours = classifier.predict(features)
-        probabilities, label = session.run([PROBABILITIES, LABEL], {spec.name: features})
-        worst = max(worst, float(np.abs(probabilities - ours.probabilities).max()))
+        given, label = session.run([PROBABILITIES, LABEL], {spec.name: features})
+        worst = max(worst, float(np.abs(given - ours.probabilities).max()))
         sure = _margin(ours.probabilities) > 2 * TOLERANCE
         if worst > TOLERANCE or not np.array_equal(label[sure], ours.label[sure]):
             raise LightmillError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,10 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from lightmill.errors import JobError, RequestError
+from lightmill.models.functions import load_function
 from lightmill.models.preparation.columns import column_of, with_column
 from lightmill.records.preparation import MadeColumn, Python, Step
-
-ALLOWED_BY = "LIGHTMILL_ALLOW_PYTHON_STEPS"
 
 
 def check_functions(declared: Sequence[Step], *, allowed: bool) -> None:
@@ -33,25 +31,7 @@ class PythonStep:
             RequestError: Python steps are not allowed here, or there is no such module or function.
         """
         self._step = step
-        if not allowed:
-            raise RequestError(
-                f"Step 'python' calls {step.function!r}, and functions are not allowed here. Where its code is "
-                f"trusted, set {ALLOWED_BY}=true for the platform and start it again."
-            )
-        module, _, attribute = step.function.partition(":")
-        try:
-            found: Any = getattr(importlib.import_module(module), attribute)
-        except ModuleNotFoundError as exc:
-            raise RequestError(
-                f"Step 'python': there is no module {exc.name!r}, which {step.function!r} needs. Put it into the "
-                "specification's folder, or install it on every node."
-            ) from exc
-        except AttributeError as exc:
-            raise RequestError(f"Step 'python': the module {module!r} has no function {attribute!r}.") from exc
-        except Exception as exc:  # a user's module may raise anything
-            raise RequestError(f"Step 'python': importing {module!r} failed: {type(exc).__name__}: {exc}.") from exc
-        if not callable(found):
-            raise RequestError(f"Step 'python': {step.function!r} is a {type(found).__name__}, not a function.")
+        found = load_function(step.function, "Step 'python'", allowed=allowed)
         self._function: Callable[[pa.Table], Any] = found
 
     def __call__(self, table: pa.Table) -> pa.Table:

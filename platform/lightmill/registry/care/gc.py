@@ -8,7 +8,8 @@ at once. docs/operations.md says what that promises.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import suppress
 
 from lightmill.errors import ConflictError, IntegrityError, NotFoundError
@@ -74,10 +75,15 @@ class Collector:
         previous = self._last_mark()
         present = {name for prefix in COLLECTED for name in self._store.list(prefix)}
         leases = self._leases()
+        renewals = self._renewals()
         quarantine = frozenset(self._quarantined())
         needed = self._needed()
         sight = Sight(
-            now=self._clock(), garbage=self._garbage(present - needed), leases=leases, quarantine=quarantine - needed
+            now=self._clock(),
+            garbage=self._garbage(present - needed),
+            leases=leases,
+            quarantine=quarantine - needed,
+            renewals=renewals,
         )
         decision = decide(previous, sight)
         back = sorted((quarantine & needed) - present)
@@ -88,7 +94,7 @@ class Collector:
             back = self._restore(back)
             removed, removed_bytes, more = self._remove(decision.remove)
             back += more
-            self._finish(decision, quarantine & needed)
+            self._finish(decision, quarantine & needed, renewals.keys() - leases.keys())
         return CollectReport(
             applied=apply,
             mark=decision.mark.n,
@@ -130,6 +136,10 @@ class Collector:
                 asset = None
             found[name[len(names.LEASES) :]] = asset if isinstance(asset, str) else None
         return found
+
+    def _renewals(self) -> dict[str, int]:
+        """Return how often each lease was renewed."""
+        return Counter(name.split("/")[1] for name in self._store.list(names.RENEWALS))
 
     def _quarantined(self) -> Iterable[str]:
         return (name[len(names.QUARANTINE) :] for name in self._store.list(names.QUARANTINE))
@@ -223,10 +233,13 @@ class Collector:
     def _restore(self, wanted: Iterable[str]) -> list[str]:
         return [name for name in wanted if from_quarantine(self._store, name)]
 
-    def _finish(self, decision: Decision, needed: frozenset[str]) -> None:
+    def _finish(self, decision: Decision, needed: frozenset[str], released: Set[str]) -> None:
         """Drop leases, old quarantine, copies of what is needed and in place, and old marks."""
         for id in decision.expire:
             self._store.delete(names.lease_name(id))
+        for id in {*decision.expire, *released}:
+            for name in list(self._store.list(names.renewals_prefix(id))):
+                self._store.delete(name)
         still = self._needed()
         for name in decision.purge:
             if name in still:

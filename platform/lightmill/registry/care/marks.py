@@ -8,7 +8,7 @@ created if absent, so of two collectors at once one gives way.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -18,7 +18,7 @@ from lightmill.errors import UnavailableError
 from lightmill.records.base import Record
 
 GRACE = timedelta(hours=24)
-"""How long an object must have been unneeded, and a lease unchanged, before it is a candidate."""
+"""How long an object must have been unneeded, and a lease not renewed, before it is a candidate."""
 
 APART = timedelta(hours=4)
 """How long after the cycle that made it a candidate another one must confirm it."""
@@ -31,11 +31,15 @@ SKEW = timedelta(minutes=10)
 
 
 class Seen(Record):
-    """Since when (time and number of the mark) something was seen; `due` is when it became a candidate."""
+    """Since when (time and number of the mark) something was seen; `due` is when it became a candidate.
+
+    A lease is as old as its last renewal; `renewals` counts them.
+    """
 
     since: str
     n: int
     due: str | None = None
+    renewals: int = 0
 
 
 class Mark(Record):
@@ -58,12 +62,14 @@ class Sight:
         garbage: Each unneeded object, with the assets whose deleted versions name it.
         leases: Each lease by its publish id, with the asset it is for; None when it cannot be read.
         quarantine: Objects, by their original names, that lie in quarantine.
+        renewals: How often each lease was renewed.
     """
 
     now: str
     garbage: Mapping[str, frozenset[str]]
     leases: Mapping[str, str | None]
     quarantine: frozenset[str]
+    renewals: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +111,7 @@ def decide(previous: Mark | None, sight: Sight) -> Decision:
             "Set them right; nothing was collected"
         )
     n = last.n + 1
-    leases = {id: _aged(last.leases.get(id), sight.now, n) for id in sight.leases}
+    leases = {id: _aged(_lease(last.leases.get(id), sight, id, n), sight.now, n) for id in sight.leases}
     expire = {id for id, seen in leases.items() if _confirmed(seen, sight.now)}
     held = {id: seen for id, seen in leases.items() if id not in expire}
     objects: dict[str, Seen] = {}
@@ -149,6 +155,14 @@ def _aged(seen: Seen | None, now: str, n: int) -> Seen:
     if found.due is None and time_between(found.since, now) >= GRACE:
         return found.model_copy(update={"due": now})
     return found
+
+
+def _lease(seen: Seen | None, sight: Sight, id: str, n: int) -> Seen:
+    """Return a lease as young again if it was renewed since; what it protects stays the same."""
+    renewals = sight.renewals.get(id, 0)
+    if seen is None:
+        return Seen(since=sight.now, n=n, renewals=renewals)
+    return seen if renewals <= seen.renewals else Seen(since=sight.now, n=seen.n, renewals=renewals)
 
 
 def _confirmed(seen: Seen, now: str) -> bool:

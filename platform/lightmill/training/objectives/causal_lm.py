@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import pyarrow as pa
 import torch
 from torch import nn
@@ -13,11 +12,12 @@ from torch.nn import functional
 
 from lightmill.errors import RequestError
 from lightmill.models.answers import signature_of_tokens
-from lightmill.models.architectures import OF_TOKENS
+from lightmill.models.architectures import LANGUAGE
 from lightmill.records.assets import DatasetCard
-from lightmill.records.fitted import TokenPreparation
 from lightmill.records.signature import Architecture, Signature
-from lightmill.training.objectives.port import Batch, Objective, Step
+from lightmill.training.objectives.asked import Asked
+from lightmill.training.objectives.inputs import TokenInputs
+from lightmill.training.objectives.port import NOTHING, Batch, Objective, Step
 
 NO_LOSS = -100
 LARGEST_EXPONENT = 700.0
@@ -32,40 +32,35 @@ class CausalLanguage(Objective):
 
     name = "causal_lm"
     weighted = True
-    labelled = False
+    measures = ("loss", "perplexity")
     held_out = ("loss", "perplexity")
+    reads_tokens = True
 
-    def __init__(self, card: DatasetCard, architecture: Architecture) -> None:
-        tokens = card.tokens
-        if tokens is None:
+    def __init__(self, card: DatasetCard, architecture: Architecture, asked: Asked = NOTHING) -> None:
+        asked.refuse_others(self.name)
+        asked.refuse_target(self.name)
+        asked.refuse_weights(self.name)
+        if asked.metrics:
+            raise RequestError(f"`metrics: {list(asked.metrics)}` are not for causal_lm, which has its perplexity.")
+        inputs = TokenInputs(card, self.name)
+        if architecture.name not in LANGUAGE and architecture.entrypoint is None:
             raise RequestError(
-                "`objective: causal_lm` needs token ids, and the dataset has none; put `tokenize` and `pack` into "
-                "`prepare` and ingest again."
+                f"`objective: causal_lm` needs an architecture that predicts tokens, one of "
+                f"{', '.join(sorted(LANGUAGE))}; {architecture.name!r} does something else."
             )
-        if tokens.segments is None:
-            raise RequestError(
-                f"Nothing says which ids of column {tokens.column!r} are padding; set `mask: true` in `tokenize`, or "
-                "`pack`, and ingest again."
-            )
-        self._tokens = tokens
-        self.columns = (tokens.column, tokens.segments)
-        self.architecture = _sized(architecture, tokens)
+        self._inputs = inputs
+        self.columns = inputs.columns
+        self.architecture = inputs.sized(architecture)
         self._vocabulary = int(self.architecture.arguments["vocabulary"])  # pyright: ignore[reportArgumentType]
 
     @property
     def row_bytes(self) -> int:
         """See the base."""
-        return 2 * self._tokens.length * torch.int64.itemsize
+        return self._inputs.row_bytes
 
     def tensors(self, table: pa.Table) -> Batch:
         """See the base."""
-        ids, segments = (_matrix(table.column(name), self._tokens.length) for name in self.columns)
-        if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < self._vocabulary:
-            raise RequestError(
-                f"Column {self._tokens.column!r} holds token ids from {ids.min()} to {ids.max()}, but the model knows "
-                f"0 to {self._vocabulary - 1}; correct architecture.arguments.vocabulary."
-            )
-        return torch.from_numpy(ids), torch.from_numpy(segments)
+        return self._inputs.tensors(table)
 
     def count(self, batch: Batch) -> torch.Tensor | int:
         """Return the predicted tokens."""
@@ -104,35 +99,10 @@ class CausalLanguage(Objective):
 
     def signature(self) -> Signature:
         """See the base."""
-        return signature_of_tokens(self._tokens.column, self._vocabulary)
+        return signature_of_tokens(self._inputs.preparation.column, self._vocabulary)
 
 
 def next_tokens(tokens: torch.Tensor, segments: torch.Tensor) -> torch.Tensor:
     """Return what is to be predicted: int64 [batch, length - 1], `NO_LOSS` where nothing is."""
     same = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] != 0)
     return torch.where(same, tokens[:, 1:], NO_LOSS)
-
-
-def _sized(architecture: Architecture, tokens: TokenPreparation) -> Architecture:
-    """Return the architecture with `vocabulary` and `context`, which may be larger than the dataset needs."""
-    if architecture.name not in OF_TOKENS:
-        raise RequestError(
-            f"`objective: causal_lm` needs an architecture of token ids, one of {', '.join(sorted(OF_TOKENS))}; "
-            f"{architecture.name!r} takes features."
-        )
-    if tokens.vocabulary is None and "vocabulary" not in architecture.arguments:
-        raise RequestError("No tokenizer says how many token ids there are; give architecture.arguments.vocabulary.")
-    needed = {"vocabulary": tokens.vocabulary or 1, "context": tokens.length}
-    for key, least in needed.items():
-        given = architecture.arguments.get(key, least)
-        if not isinstance(given, int) or given < least:
-            raise RequestError(
-                f"architecture.arguments.{key} is {given!r}, but the dataset needs {least}; leave {key} out."
-            )
-    return Architecture(name=architecture.name, arguments={**needed, **architecture.arguments})
-
-
-def _matrix(column: pa.ChunkedArray, length: int) -> np.ndarray:
-    """Return lists of fixed size as int64 [rows, length], writable."""
-    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.astype(np.int64).reshape(len(column), length)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pyarrow as pa
 import torch
@@ -13,7 +13,9 @@ from torch import nn
 
 from lightmill.records.assets import DatasetCard
 from lightmill.records.signature import Architecture, Signature
+from lightmill.training.objectives.asked import Asked
 
+NOTHING = Asked()
 Batch = tuple[torch.Tensor, ...]
 
 
@@ -32,26 +34,36 @@ class Objective(ABC):
     Attributes:
         name: What the specification calls it.
         weighted: Whether equally many rows may count differently, so that workers must agree on the weight of a step.
-        labelled: Whether the model tells classes apart by features; else it reads tokens.
-        held_out: The metrics that are measured on the test split.
+        measures: The names of what `metrics` returns.
+        held_out: Those of them that are measured on the test split.
+        task: What more metrics are computed for, see `scores`; None where there are no more.
         columns: The columns of a prepared table that a batch is made of.
+        scores: The names of metrics that were asked for besides, see `scores`.
         architecture: The model's, with the sizes that the dataset decides.
+        reads_tokens: Whether the model is given token ids; else features.
+        classes: The classes that the model tells apart, if it does.
+        target: The source column that is predicted in place of the label.
     """
 
     name: ClassVar[str]
     weighted: ClassVar[bool] = False
-    labelled: ClassVar[bool] = True
-    held_out: ClassVar[tuple[str, ...]]
+    measures: ClassVar[tuple[str, ...]]
+    held_out: tuple[str, ...]
+    task: ClassVar[Literal["classes", "numbers"] | None] = None
+    reads_tokens: bool
+    classes: tuple[str, ...] = ()
+    target: str | None = None
+    scores: tuple[str, ...] = ()
     columns: tuple[str, ...]
     architecture: Architecture
 
     @abstractmethod
-    def __init__(self, card: DatasetCard, architecture: Architecture) -> None:
-        """Look at what the dataset has, and what the specification says of the model.
+    def __init__(self, card: DatasetCard, architecture: Architecture, asked: Asked = NOTHING) -> None:
+        """Look at what the dataset has, and what the specification says of the model and of the objective.
 
         Raises:
-            RequestError: The dataset lacks something, the architecture is of another kind, or it gives a size that the
-                dataset does not have.
+            RequestError: The dataset lacks something, the architecture is of another kind, it gives a size that the
+                dataset does not have, or the objective cannot do what is asked.
         """
 
     @property

@@ -31,6 +31,7 @@ class Updater:
         optimizer: The optimizer; its state is part of a checkpoint.
         averaged: The exponential moving averages of trained parameters by name, empty without `ema`.
         step: The updates done in the run; set it to go on from a checkpoint.
+        gradient_norm: The norm of the gradients before the last update, where they are clipped.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class Updater:
         self._epoch_steps = epoch_steps
         self._norm_of_all = norm_of_all
         self._scaler = torch.amp.GradScaler(device.type) if spec.precision == "fp16" else None
-        self.optimizer = build_optimizer(self._named.values(), spec)
+        self.optimizer = build_optimizer(self._named.values(), spec, self._named)
         self.averaged = {name: p.detach().clone() for name, p in self._named.items()} if spec.ema else {}
         self.step = 0
+        self.gradient_norm: torch.Tensor | None = None
 
     def zero(self) -> None:
         """Forget gradients."""
@@ -120,6 +122,7 @@ class Updater:
         if self._norm_of_all is not None:
             norm = self._norm_of_all(norm)
         torch.nn.utils.clip_grads_with_norm_(self._named.values(), most, norm)
+        self.gradient_norm = norm
 
     def _average(self) -> None:
         if self._spec.ema is None:

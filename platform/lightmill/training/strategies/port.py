@@ -57,7 +57,7 @@ class Strategy(ABC):
     """
 
     name: ClassVar[str]
-    synchronous: ClassVar[bool] = True
+    synchronous: bool = True
 
     def __init__(self, setting: Setting) -> None:
         """Look at the team; nothing is computed or sent yet."""

@@ -7,10 +7,10 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from lightmill.training.objectives import Batch, Step
-from lightmill.training.optimization import Updater
+from lightmill.training.optimization import Updater, made_ready
+from lightmill.training.optimization.states import load_module_state, module_state
 from lightmill.training.optimization.updater import Norm, computing_in
 from lightmill.training.strategies.port import Part, Setting, State, Strategy
 
@@ -28,7 +28,7 @@ class WholeModule(Strategy):
 
     def prepare(self, module: nn.Module) -> None:
         """See the base."""
-        self.module = module.to(self.setting.team.device)
+        self.module = made_ready(module.to(self.setting.team.device), self.setting.spec, self.setting.team.device)
         self.updater = make_updater(self.setting, dict(self.module.named_parameters()))
 
     def forward_module(self) -> nn.Module:
@@ -37,7 +37,8 @@ class WholeModule(Strategy):
 
     def step(self, parts: Sequence[Part]) -> Sequence[Step]:
         """See the base."""
-        self.forward_module().train()
+        if not self.module.training:
+            self.forward_module().train()
         self.updater.zero()
         steps = self.gradients(parts)
         self.updater.apply()
@@ -97,21 +98,4 @@ def weighted(loss: torch.Tensor, weight: Callable[[], torch.Tensor | float]) -> 
     return loss if isinstance(factor, float) and factor == 1.0 else loss * factor
 
 
-def module_state(module: nn.Module, updater: Updater) -> State:
-    """Return the state of a module and its optimizer, by the names of parameters."""
-    model, optimizer = get_state_dict(module, updater.optimizer)
-    return {
-        "model": model,
-        "optimizer": optimizer,
-        "averaged": dict(updater.averaged),
-        "updates": torch.tensor(updater.step),
-    }
-
-
-def load_module_state(module: nn.Module, updater: Updater, state: State) -> None:
-    """Put back what `module_state` returned."""
-    set_state_dict(module, updater.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
-    with torch.no_grad():
-        for name, value in updater.averaged.items():
-            value.copy_(state["averaged"][name])
-    updater.step = int(state["updates"])
+__all__ = ["WholeModule", "forward", "load_module_state", "make_updater", "module_state", "weighted"]

@@ -24,9 +24,17 @@ class Steps:
         self.clock = Clock()
         self.mark: Mark | None = None
 
-    def see(self, *garbage: str, leases: dict[str, str | None] | None = None, **named: str) -> Decision:
+    def see(
+        self, *garbage: str, leases: dict[str, str | None] | None = None, renewals: int = 0, **named: str
+    ) -> Decision:
         found = {name: frozenset[str]() for name in garbage} | {n: frozenset({a}) for n, a in named.items()}
-        sight = Sight(now=self.clock(), garbage=found, leases=leases or {}, quarantine=frozenset())
+        sight = Sight(
+            now=self.clock(),
+            garbage=found,
+            leases=leases or {},
+            quarantine=frozenset(),
+            renewals=dict.fromkeys(leases or {}, renewals),
+        )
         decision = decide(self.mark, sight)
         self.mark = decision.mark
         return decision
@@ -85,6 +93,19 @@ def test_a_lease_expires_as_an_object_does_and_then_its_objects_wait_their_turn(
     assert decision.expire == ("p",) and decision.waiting == (BLOB,)
     steps.clock.pass_hours(4)
     assert steps.see(BLOB).remove == (BLOB,)
+
+
+def test_a_lease_that_is_renewed_keeps_its_objects_as_long_as_the_work_takes() -> None:
+    steps = Steps()
+    steps.see(BLOB, leases={"p": "asset"})
+    for renewals in range(1, 9):
+        steps.clock.pass_hours(20)
+        decision = steps.see(BLOB, leases={"p": "asset"}, renewals=renewals)
+        assert decision.leased == (BLOB,) and not decision.expire
+    steps.clock.pass_hours(24)
+    assert not steps.see(BLOB, leases={"p": "asset"}, renewals=8).expire
+    steps.clock.pass_hours(4)
+    assert steps.see(BLOB, leases={"p": "asset"}, renewals=8).expire == ("p",)
 
 
 def test_a_mark_from_the_future_stops_the_collector() -> None:
@@ -180,6 +201,27 @@ def test_a_publisher_at_work_loses_nothing(site: Site, cycles: Cycles) -> None:
     for hours in (1, 25, 25, 25):
         assert cycles.collect(hours).removed == ()
     read(site.registry, id)
+
+
+def test_a_publisher_that_works_for_days_renews_its_lease_and_loses_nothing(site: Site, cycles: Cycles) -> None:
+    draft = site.registry.begin(MODEL, "m")
+    content = seal(draft, weights(5))
+    for hours in (0, 20, 20, 20, 20):
+        draft.renew()
+        report = cycles.collect(hours)
+        assert report.removed == () and report.expired == ()
+    assert len(site.names("lr/")) == 5
+    id = site.registry.commit(draft, content).id
+    assert not site.names("l/") and not site.names("lr/")
+    read(site.registry, id)
+
+
+def test_renewals_of_a_dead_publisher_go_with_its_lease(site: Site, cycles: Cycles) -> None:
+    draft = site.registry.begin(MODEL, "m")
+    draft.renew()
+    cycles.ripen()
+    assert len(cycles.collect(5).expired) == 1
+    assert not site.names("l/") and not site.names("lr/")
 
 
 def test_what_an_endpoint_serves_stays_although_it_was_deleted(site: Site, cycles: Cycles) -> None:

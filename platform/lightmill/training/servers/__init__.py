@@ -1,0 +1,1 @@
+"""Parameter servers: each holds some of a model's parameters, takes gradients and gives parameters."""

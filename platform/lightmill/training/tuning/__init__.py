@@ -1,0 +1,1 @@
+"""Tuning: many runs over a space of specifications, by Ray Tune."""
