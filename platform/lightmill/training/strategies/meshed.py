@@ -26,7 +26,7 @@ from lightmill.records.specs import TrainSpec
 from lightmill.training.objectives import Batch, Step
 from lightmill.training.optimization import Updater
 from lightmill.training.strategies.layout import DATA, PIPELINE, TENSOR, Layout, layout_of
-from lightmill.training.strategies.pipe import Pipe
+from lightmill.training.strategies.pipe import Pipe, padded
 from lightmill.training.strategies.plans import Plan, layers_of, plan_of
 from lightmill.training.strategies.port import Part, Setting, State, Strategy
 from lightmill.training.strategies.whole import forward, make_updater, weighted
@@ -130,7 +130,8 @@ class Meshed(Strategy):
 
     def forward(self, batch: Batch) -> Step:
         """Return the loss of a batch by the objective."""
-        return forward(self.setting, self.module, batch)
+        empty = self.layout.tensor > 1 and not len(batch[0])
+        return forward(self.setting, _NoRows(self.module) if empty else self.module, batch)
 
     def share(self, batch: Batch, step: Step) -> torch.Tensor | float:
         """Return how much of a batch's loss this worker computed."""
@@ -319,6 +320,18 @@ class Meshed(Strategy):
                 dist.recv(value, source)
                 mine[name] = value.cpu()
         return mine
+
+
+class _NoRows(nn.Module):
+    """Stands for a module that is given no rows: it computes one, and returns none; DTensors hang without rows."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._module = [module]
+
+    def forward(self, *inputs: torch.Tensor | None) -> torch.Tensor:
+        """Return nothing, with gradients of 0."""
+        return self._module[0](*(None if given is None else padded(given, 1) for given in inputs))[:0]
 
 
 def local(value: torch.Tensor) -> torch.Tensor:
