@@ -9,14 +9,17 @@ import sys
 
 from benchmarks import (
     catalog_scale,
+    checkpoint_stall,
     data,
     first_prediction,
+    plan_accuracy,
     ps_vs_allreduce,
     sealed_load,
     sealed_publish,
     sealed_reads,
     sealed_remote,
     serve_small,
+    train_fsdp,
     train_overhead,
     train_scaling,
 )
@@ -25,8 +28,11 @@ from benchmarks.figures import note
 BENCHMARKS = {
     "first_prediction": first_prediction.main,
     "train_overhead": train_overhead.main,
+    "plan_accuracy": plan_accuracy.main,
     "train_scaling": train_scaling.main,
     "ps_vs_allreduce": ps_vs_allreduce.main,
+    "train_fsdp": train_fsdp.main,
+    "checkpoint_stall": checkpoint_stall.main,
     "serve_small": serve_small.main,
     "catalog_scale": catalog_scale.main,
     "load_warm": sealed_load.warm,
@@ -42,6 +48,14 @@ BENCHMARKS = {
 }
 GROUPS = {
     "registry": ["load_warm", "load_cold", "load_memory", "load_reads", "load_s3", "publish", "catalog_scale"],
+    "train": [
+        "train_overhead",
+        "train_fsdp",
+        "checkpoint_stall",
+        "train_scaling",
+        "ps_vs_allreduce",
+        "plan_accuracy",
+    ],
     "data": ["ingest_throughput", "ingest_memory", "ingest_sealing", "read_for_training"],
 }
 

@@ -15,11 +15,13 @@ import ray
 
 from benchmarks.figures import figure, note
 from benchmarks.team_speed import Job, Speed, member
+from tests.platforms import ROOT
 
 SECONDS = 10.0
 BATCH = 512
 HIDDEN = [512, 512]
 SLOWER = 5.0
+MORE = {"learning_rate": 0.3}
 STRATEGIES: dict[str, dict[str, Any]] = {
     "ddp": {"name": "ddp"},
     "bsp": {"name": "parameter_server"},
@@ -36,7 +38,7 @@ def main() -> None:
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
-        runtime_env={"env_vars": {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}},
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([str(ROOT / "platform"), str(ROOT)])}},
     )
     try:
         alike, slowed = (_measure(factor) for factor in (1.0, SLOWER))
@@ -65,7 +67,7 @@ def main() -> None:
 
 def _measure(slow_factor: float) -> dict[str, list[Speed]]:
     jobs = [
-        Job(seconds=SECONDS, strategy=spec, batch_size=BATCH, hidden=HIDDEN, slow_factor=slow_factor)
+        Job(seconds=SECONDS, strategy=spec, batch_size=BATCH, hidden=HIDDEN, slow_factor=slow_factor, more=MORE)
         for spec in STRATEGIES.values()
     ]
     with socket.socket() as probe:

@@ -41,10 +41,10 @@ def work(context: JobContext, spec: TrainSpec) -> dict[str, object]:
 
 
 def functions(context: JobContext, spec: TrainSpec) -> list[str]:
-    """Name the functions of `python` steps that the dataset leaves for training."""
+    """Name the functions of the specification, and of `python` steps that the dataset leaves for training."""
     registry = context.platform.registry
     version = registry.resolve(AssetKind.DATASET, parse_reference(spec.dataset))
-    return training_functions(registry.open(version))
+    return [*spec.functions, *training_functions(registry.open(version))]
 
 
 if __name__ == "__main__":

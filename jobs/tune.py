@@ -47,10 +47,10 @@ def work(context: JobContext, spec: TuneSpec) -> dict[str, object]:
 
 
 def functions(context: JobContext, spec: TuneSpec) -> list[str]:
-    """Name the functions of `python` steps that the dataset leaves for training."""
+    """Name the functions of the specification, and of `python` steps that the dataset leaves for training."""
     registry = context.platform.registry
     version = registry.resolve(AssetKind.DATASET, parse_reference(spec.train.dataset))
-    return training_functions(registry.open(version))
+    return [*spec.train.functions, *training_functions(registry.open(version))]
 
 
 if __name__ == "__main__":

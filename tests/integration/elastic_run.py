@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from lightmill.settings import Settings
+from tests.platforms import free_ports
 
 SPEC_EPOCHS, STEP_S = 6, 0.15
+AGENTS = ("metrics_agent_port", "dashboard_agent_listen_port", "metrics_export_port", "runtime_env_agent_port")
 
 
 class Written:
@@ -68,9 +71,11 @@ def main() -> None:
     from lightmill.wiring import open_platform
     from tests.integration.numbers import train_spec
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    cluster = Cluster(initialize_head=True, head_node_args=node() | {"include_dashboard": False})
+    nodes = [cluster.add_node(**node()) for _ in range(2)]
     cluster.wait_for_nodes()
+    ingest = [sys.executable, "jobs/ingest.py", str(folder / "dataset.yaml")]
+    subprocess.run(ingest, env=os.environ | {"RAY_ADDRESS": cluster.address}, check=True, stdout=sys.stderr)
     ray.init(address=cluster.address, namespace="lightmill")
     platform = open_platform(settings)
     seen = folder / "seen"
@@ -98,6 +103,11 @@ def main() -> None:
     cluster.shutdown()
 
 
+def node() -> dict[str, int]:
+    """What a node has: a CPU, and given ports for its agents, so that its start does not wait for them."""
+    return {"num_cpus": 1, **dict(zip(AGENTS, free_ports(len(AGENTS)), strict=True))}
+
+
 def steps_of_three(seen: Path) -> int:
     """How many steps the latest group of three workers has taken."""
     files = sorted(seen.glob("*-0-3.jsonl"))
@@ -111,7 +121,7 @@ def disturb(cluster: Any, nodes: list[Any], seen: Path) -> None:
     cluster.remove_node(nodes[1], allow_graceful=False)
     while not any(len(file.read_text().splitlines()) > 15 for file in seen.glob("*-0-2.jsonl")):
         time.sleep(0.1)
-    cluster.add_node(num_cpus=1)
+    cluster.add_node(**node())
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from lightmill.records.references import AssetKind, parse_reference
 from lightmill.settings import Settings
 from lightmill.wiring import open_platform
 from tests.integration.elastic_run import SPEC_EPOCHS
-from tests.integration.numbers import ingest_numbers
+from tests.integration.numbers import write_numbers
 from tests.platforms import BIN, temporary_platform
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -39,7 +39,7 @@ def attempts(folder: Path) -> list[tuple[int, dict[int, dict[Place, list[int]]]]
 
 def test_every_row_is_seen_once_an_epoch_though_a_node_is_lost_and_one_is_added(tmp_path: Path) -> None:
     with temporary_platform() as home:
-        ingest_numbers(home, tmp_path, rows=1500)
+        write_numbers(tmp_path, rows=1500)
         home.run(BIN / "python", "-m", "tests.integration.elastic_run", home.home, tmp_path)
         platform = open_platform(Settings(home=home.home))
         version = platform.registry.open(

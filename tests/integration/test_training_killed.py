@@ -109,22 +109,21 @@ def test_a_run_whose_processes_are_killed_ends_as_one_that_nothing_happened_to(t
     killed: Counter[str] = Counter()
     path, log = tmp_path / "train.yaml", tmp_path / "log"
     path.write_text(yaml.safe_dump(SPEC | {"strategy": strategy}))
-    with temporary_platform() as home:
-        ingest_numbers(home, tmp_path, rows=2400)
+    with temporary_platform() as home, ray_of(home) as running:
+        ingest_numbers(running, tmp_path, rows=2400)
         platform = open_platform(Settings(home=home.home))
-        with ray_of(home) as running:
-            quiet = begin(running, path, named(platform, "quiet"), log)
-            expected = result(quiet)["metrics"]
-            runs = 0
-            while killed.total() < KILLS:
-                run = named(platform, f"disturbed-{runs}")
-                found = disturbed(running, path, run, log, chance, killed)["metrics"]
-                runs += 1
-                for name in SAME:
-                    assert found[name] == pytest.approx(expected[name], rel=1e-6), (run, name, log.read_text()[-3000:])
-                assert check_versions(platform, run) >= 2
-                epochs = [epoch.epoch for epoch in platform.catalog.runs.epochs(run)]
-                assert epochs == list(range(1, SPEC["epochs"] + 1))
+        quiet = begin(running, path, named(platform, "quiet"), log)
+        expected = result(quiet)["metrics"]
+        runs = 0
+        while killed.total() < KILLS:
+            run = named(platform, f"disturbed-{runs}")
+            found = disturbed(running, path, run, log, chance, killed)["metrics"]
+            runs += 1
+            for name in SAME:
+                assert found[name] == pytest.approx(expected[name], rel=1e-6), (run, name, log.read_text()[-3000:])
+            assert check_versions(platform, run) >= 2
+            epochs = [epoch.epoch for epoch in platform.catalog.runs.epochs(run)]
+            assert epochs == list(range(1, SPEC["epochs"] + 1))
     print(f"{killed.total()} processes of {runs} runs were killed: {dict(killed)}")
     assert killed.keys() >= {"driver", "worker", "controller"}
 

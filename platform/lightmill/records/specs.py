@@ -149,6 +149,12 @@ class TrainSpec(Spec):
         """How many workers: the fewest and the most."""
         return worker_range(self.workers)
 
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """The functions of a user's own code that the specification names, `package.module:function`."""
+        loss = self.objective_arguments.get("function") if self.objective == "custom" else None
+        return tuple(found for found in (self.architecture.entrypoint, loss) if isinstance(found, str))
+
     @model_validator(mode="after")
     def _divides(self) -> Self:
         most = self.worker_range.max

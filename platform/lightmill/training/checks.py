@@ -53,8 +53,8 @@ def _check_labels(objective: Objective, dataset: OpenVersion, location: Registry
             value = None if column.null_count else low if low < 0 else high
             classes = len(objective.classes)
             raise RequestError(
-                f"Column {LABEL!r} holds {value} in the split {split!r} of {dataset.id}, but its {classes} classes are 0 "
-                f"to {classes - 1}; correct `values` of the label and ingest again."
+                f"Column {LABEL!r} holds {value} in the split {split!r} of {dataset.id}, but its {classes} classes are "
+                f"0 to {classes - 1}; correct `values` of the label and ingest again."
             )
 
 

@@ -81,7 +81,12 @@ class Prepared:
     def subject(self, location: RegistryLocation) -> Subject:
         """Return what a plan of the run looks at."""
         return Subject(
-            spec=self.spec, dataset=self.dataset, location=location, objective=self.objective, rows=self.rows
+            spec=self.spec,
+            dataset=self.dataset,
+            location=location,
+            objective=self.objective,
+            rows=self.rows,
+            allow_python=self.allow_python,
         )
 
     def described(self, provenance: Provenance, run: str) -> Provenance:
@@ -294,6 +299,7 @@ def make_trainer(
 ) -> TorchTrainer:
     """Return Ray Train's trainer of a run; `writer` hears of epochs and the actor `mailbox`, if any, of steps."""
     spec = config.spec
+    callbacks: list[Any] = [writer, EndsOnOwnErrors()]
     return TorchTrainer(
         train_worker,
         train_loop_config={"config": config.model_dump_json(), "mailbox": mailbox},
@@ -303,10 +309,7 @@ def make_trainer(
             name=config.run,
             storage_path=str(runs_path),
             failure_config=failure_config(spec.failures),
-            callbacks=[
-                writer,
-                EndsOnOwnErrors(),  # pyright: ignore[reportArgumentType] - it takes its own kinds too
-            ],
+            callbacks=callbacks,
         ),
     )
 

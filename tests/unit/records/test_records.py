@@ -15,6 +15,7 @@ from lightmill.records import annotations, assets, care, endpoints, jobs, platfo
 from lightmill.records.base import Record, now_iso
 from lightmill.records.references import AssetKind, VersionId
 from tests.unit.records.data_examples import DATA
+from tests.unit.records.plan_examples import PLANS
 from tests.unit.records.quality_examples import EXAMPLES
 from tests.unit.records.training_examples import TRAINING
 from tests.unit.records.tuning_examples import TUNING
@@ -202,6 +203,7 @@ RECORDS: list[Record] = [
     *EXAMPLES,
     *DATA,
     *TRAINING,
+    *PLANS,
     *VERSIONS,
     *TUNING,
     specs.Spec(),

@@ -41,7 +41,7 @@ def load_it(location: RegistryLocation, id: VersionId, strategy: Strategy) -> tu
 
 FSDP = {"name": "fsdp"}
 TENSOR = {"name": "tensor", "size": 2}
-PIPELINE = {"name": "pipeline", "stages": 2, "microbatches": 1}
+PIPELINE = {"name": "pipeline", "stages": 2, "microbatches": 2}
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ FED = TabularPreparation(columns=(InputColumn(name="price", dtype="float64"),), 
 )
 def test_what_does_not_fit_is_refused(more: dict[str, Any], changes: dict[str, Any], says: str) -> None:
     with pytest.raises(RequestError) as caught:
-        build_objective(spec(**more), card(**changes))
+        build_objective(spec(**more), card().model_copy(update=changes))
     assert says in caught.value.message
 
 

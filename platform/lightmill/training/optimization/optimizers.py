@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from lightmill.errors import RequestError
 from lightmill.records.specs import TrainSpec
 from lightmill.records.training import OptimizerName
+from lightmill.training.optimization.muon import MuonWithAdamW
 
 OPTIMIZERS: dict[OptimizerName, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
@@ -24,7 +25,7 @@ OPTIMIZERS: dict[OptimizerName, type[torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
     "asgd": torch.optim.ASGD,
     "adafactor": torch.optim.Adafactor,
-    "muon": torch.optim.Muon,
+    "muon": MuonWithAdamW,
 }
 _FUSED: frozenset[OptimizerName] = frozenset({"sgd", "adam", "adamw", "adagrad"})
 """Those with a kernel that updates all parameters at once, on CPUs too; sharded parameters do without."""
@@ -42,17 +43,28 @@ def _is_plain(parameter: nn.Parameter) -> bool:
     )
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], spec: TrainSpec) -> torch.optim.Optimizer:
+def build_optimizer(
+    parameters: Iterable[nn.Parameter], spec: TrainSpec, names: Iterable[str] | None = None
+) -> torch.optim.Optimizer:
     """Return the optimizer that a specification asks for, over the parameters that are trained.
 
+    `names` are those of the parameters in the model, by which Muon tells embeddings from other matrices.
+
     Raises:
-        RequestError: The optimizer does not take these arguments.
+        RequestError: The optimizer does not take these arguments, or nothing is trained.
     """
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    given = list(parameters)
+    trained = [parameter for parameter in given if parameter.requires_grad]
+    if not trained:
+        raise RequestError("Nothing of the model is trained; freeze less in `start.freeze`.")
     fused = spec.optimizer.name in _FUSED and all(_is_plain(p) for p in trained)
     arguments = {"fused": True} if fused else {}
     arguments |= {name: tuple(v) if isinstance(v, list) else v for name, v in spec.optimizer.arguments.items()}
     try:
+        if spec.optimizer.name == "muon":
+            named = dict(zip(names or map(str, range(len(given))), given, strict=True))
+            kept = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
+            return MuonWithAdamW(kept, **{"lr": spec.learning_rate, "weight_decay": spec.weight_decay, **arguments})
         return OPTIMIZERS[spec.optimizer.name](
             trained, **{"lr": spec.learning_rate, "weight_decay": spec.weight_decay, **arguments}
         )

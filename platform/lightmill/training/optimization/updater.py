@@ -59,7 +59,7 @@ class Updater:
         self._epoch_steps = epoch_steps
         self._norm_of_all = norm_of_all
         self._scaler = torch.amp.GradScaler(device.type) if spec.precision == "fp16" else None
-        self.optimizer = build_optimizer(self._named.values(), spec)
+        self.optimizer = build_optimizer(self._named.values(), spec, self._named)
         self.averaged = {name: p.detach().clone() for name, p in self._named.items()} if spec.ema else {}
         self.step = 0
         self.gradient_norm: torch.Tensor | None = None

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from lightmill.datasets.reading import take_rows
-from lightmill.models.architectures import build_module
 from lightmill.records.specs import TrainSpec
 from lightmill.registry import OpenVersion, RegistryLocation
 from lightmill.training.feed import CACHE_BYTES, GATHER_ROWS
 from lightmill.training.lanes import Lanes, lane_count
 from lightmill.training.objectives import Batch, Objective
 from lightmill.training.rows import Rows
+from lightmill.training.starting import first_module
 from lightmill.training.stream import WINDOW_ROWS
 
 SAMPLE_ROWS = 64
@@ -30,10 +30,11 @@ class Subject:
     location: RegistryLocation
     objective: Objective
     rows: Rows
+    allow_python: bool = False
 
     def build(self) -> nn.Module:
-        """Return the model, freshly initialized."""
-        return build_module(self.objective.architecture)
+        """Return the model with what is frozen and its adapters, but with weights of its own."""
+        return first_module(self.spec, self.objective.architecture, allow_python=self.allow_python)
 
     def shapes(self) -> nn.Module:
         """Return the model without memory."""

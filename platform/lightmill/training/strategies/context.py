@@ -1,7 +1,7 @@
 """Context parallelism: the tokens of each row are computed by several workers.
 
 Each computes queries, keys and values of its positions, and gathers the keys and values of all of them for attention;
-the rest of the model looks at one token at a time. So A. Grattafiori et al., "The Llama 3 herd of models" (2024), 3.3.2.
+the rest of the model looks at one token at a time. A. Grattafiori et al., "The Llama 3 herd of models" (2024), 3.3.2.
 Of torch's own (`torch.distributed.tensor.experimental.context_parallel`) the kernels take no mask, which rows packed
 from several documents need.
 """
@@ -96,7 +96,7 @@ class _Part(nn.Module):
 
 
 class _Gather(torch.autograd.Function):
-    """Joins the parts of all workers along the last but one dimension; its gradient adds up what all did with a part."""
+    """Joins the parts of all workers along the last but one dimension; the gradient adds up what all did with one."""
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, group: dist.ProcessGroup, rank: int, size: int) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
@@ -194,7 +195,6 @@ class Meshed(Strategy):
             module = self.plan.stage(self.place.pipeline, layout.pipeline)
         if layout.tensor > 1:
             self.plan.split(module, self.mesh[TENSOR], sequence=layout.sequence)
-            assert all(isinstance(parameter, DTensor) for parameter in module.parameters())
             module.register_forward_hook(_whole_output)
         module = module.to(device)
         if layout.context > 1:
@@ -214,17 +214,17 @@ class Meshed(Strategy):
 
     def _sharded(self, module: nn.Module) -> nn.Module:
         """Shard parameters over the data direction, a group of them for each layer."""
-        assert self.mesh is not None
         short = self.setting.spec.precision == "bf16"
         policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16 if short else None,
             reduce_dtype=torch.float32 if short else None,
             cast_forward_inputs=False,  # autocast decides
         )
-        mesh = self.mesh[DATA]
+        mesh = self._meshed[DATA]
         for layer in layers_of(module):
             fully_shard(layer, mesh=mesh, reshard_after_forward=self.layout.reshard, mp_policy=policy)
-        return fully_shard(module, mesh=mesh, reshard_after_forward=self.layout.reshard, mp_policy=policy)
+        fully_shard(module, mesh=mesh, reshard_after_forward=self.layout.reshard, mp_policy=policy)
+        return module
 
     def _reshard(self) -> None:
         for module in self.module.modules():
@@ -232,21 +232,19 @@ class Meshed(Strategy):
                 module.reshard()
 
     def _group(self, direction: str) -> dist.ProcessGroup:
-        assert self.mesh is not None
-        return self.mesh.get_group(direction)
+        return self._meshed.get_group(direction)
+
+    @property
+    def _meshed(self) -> DeviceMesh:
+        if self.mesh is None:
+            raise ValueError("a worker alone has no mesh")
+        return self.mesh
 
     # -- gradients ---------------------------------------------------------------
 
     def _average(self) -> None:
         """Average gradients over the data parallel workers, and add those of parts of rows, if FSDP does not."""
-        gradients: list[torch.Tensor] = []
-        for parameter in self.module.parameters():
-            if isinstance(parameter.grad, DTensor) and isinstance(parameter, DTensor):
-                if parameter.grad.placements != parameter.placements:
-                    parameter.grad = parameter.grad.redistribute(placements=parameter.placements)
-                gradients.append(parameter.grad.to_local())
-            elif parameter.grad is not None:
-                gradients.append(parameter.grad)
+        gradients = [place_gradient(parameter) for parameter in self.module.parameters() if parameter.grad is not None]
         if self.mesh is not None and not self.layout.shard and self.layout.data * self.layout.context > 1:
             group = dist.group.WORLD if self.layout.context > 1 else self._group(DATA)
             for bucket in buckets(gradients):
@@ -262,7 +260,7 @@ class Meshed(Strategy):
 
     # -- a weight that two stages use --------------------------------------------
 
-    def _tied(self) -> tuple[torch.Tensor | None, int] | None:
+    def _tied(self) -> tuple[torch.Tensor, int] | None:
         """Return the weight that this stage shares, and the worker of the other stage; None if it shares none."""
         if self.layout.pipeline == 1:
             return None
@@ -282,8 +280,7 @@ class Meshed(Strategy):
         if found is None:
             return
         weight, other = found
-        assert weight is not None and weight.grad is not None
-        gradient = local(weight.grad)
+        gradient = place_gradient(weight)
         if self.place.pipeline:
             dist.send(gradient.contiguous(), other)
             weight.grad = None
@@ -298,7 +295,6 @@ class Meshed(Strategy):
         if found is None:
             return
         weight, other = found
-        assert weight is not None
         with torch.no_grad():
             if self.place.pipeline:
                 value = torch.empty_like(local(weight.detach()))
@@ -328,6 +324,17 @@ class Meshed(Strategy):
 def local(value: torch.Tensor) -> torch.Tensor:
     """Return a worker's part of a tensor, which shares its memory."""
     return value.to_local() if isinstance(value, DTensor) else value
+
+
+def place_gradient(parameter: torch.Tensor) -> torch.Tensor:
+    """Return a worker's part of a gradient, after giving the gradient the placements of its parameter."""
+    gradient = parameter.grad
+    if gradient is None:
+        raise ValueError("the parameter has no gradient")
+    if isinstance(gradient, DTensor) and isinstance(parameter, DTensor) and gradient.placements != parameter.placements:
+        gradient = gradient.redistribute(placements=parameter.placements)
+        parameter.grad = gradient
+    return local(gradient)
 
 
 def buckets(tensors: Iterable[torch.Tensor]) -> Iterable[list[torch.Tensor]]:
@@ -369,8 +376,8 @@ def check_optimization(spec: TrainSpec, layout: Layout) -> None:
         raise RequestError(f"compile is true, which strategy {name!r} does not do; leave it out, or use 'ddp'.")
     if spec.optimizer.name in WHOLE_MATRIX and (layout.shard or layout.tensor > 1):
         raise RequestError(
-            f"optimizer {spec.optimizer.name!r} needs whole matrices, of which workers of strategy {name!r} have parts; "
-            "use 'adamw', or strategy 'ddp'."
+            f"optimizer {spec.optimizer.name!r} needs whole matrices, and workers of strategy {name!r} have parts; use "
+            " 'adamw', or strategy 'ddp'."
         )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
@@ -119,8 +119,7 @@ class DecoderPlan(Plan):
         return isinstance(module, Decoder)
 
     def __init__(self, module: nn.Module) -> None:
-        assert isinstance(module, Decoder)
-        self._module = module
+        self._module = cast(Decoder, module)
 
     @property
     def layers(self) -> int:
@@ -143,10 +142,11 @@ class DecoderPlan(Plan):
         if sequence:
             wanted["context"] = sizes.context
         check_divide(wanted, size)
+        check_vocabulary(sizes.vocabulary, size)
 
     def split(self, module: nn.Module, mesh: DeviceMesh, *, sequence: bool) -> None:
         """See the base."""
-        assert isinstance(module, Decoder | DecoderStage)
+        module = cast(Decoder | DecoderStage, module)
         between = Shard(1) if sequence else Replicate()
         if module.embedding is not None:
             parallelize_module(
@@ -253,8 +253,7 @@ class PerceptronPlan(Plan):
         return all(isinstance(layer, (nn.Linear, *_ELEMENTWISE)) for layer in module) and bool(linears_of(module))
 
     def __init__(self, module: nn.Module) -> None:
-        assert isinstance(module, nn.Sequential)
-        self._module = module
+        self._module = cast(nn.Sequential, module)
 
     @property
     def layers(self) -> int:
@@ -281,8 +280,7 @@ class PerceptronPlan(Plan):
 
     def split(self, module: nn.Module, mesh: DeviceMesh, *, sequence: bool) -> None:
         """See the base."""
-        assert isinstance(module, nn.Sequential)
-        linears = linears_of(module)
+        linears = linears_of(cast(nn.Sequential, module))
         for place, layer in enumerate(linears):
             last = place == len(linears) - 1
             columns = ColwiseParallel(output_layouts=Replicate() if last else Shard(-1))
@@ -312,6 +310,15 @@ def check_divide(values: dict[str, int], size: int) -> None:
                 f"architecture.arguments.{name} is {value}, which does not divide by {size} tensor parallel workers; "
                 f"use a multiple of {size}, or another size of the strategy."
             )
+
+
+def check_vocabulary(vocabulary: int, size: int) -> None:
+    """Refuse a vocabulary of which the last worker would get nothing."""
+    if -(-vocabulary // size) * (size - 1) >= vocabulary:
+        raise RequestError(
+            f"architecture.arguments.vocabulary is {vocabulary}, which leaves one of {size} tensor parallel workers "
+            f"without tokens; set it to {-(-vocabulary // size) * size}, or use another size of the strategy."
+        )
 
 
 def layers_of(module: nn.Module) -> list[nn.Module]:

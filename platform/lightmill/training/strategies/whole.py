@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lightmill.training.objectives import Batch, Step
-from lightmill.training.optimization import Updater
+from lightmill.training.optimization import Updater, made_ready
 from lightmill.training.optimization.states import load_module_state, module_state
 from lightmill.training.optimization.updater import Norm, computing_in
 from lightmill.training.strategies.port import Part, Setting, State, Strategy
@@ -28,7 +28,7 @@ class WholeModule(Strategy):
 
     def prepare(self, module: nn.Module) -> None:
         """See the base."""
-        self.module = module.to(self.setting.team.device)
+        self.module = made_ready(module.to(self.setting.team.device), self.setting.spec, self.setting.team.device)
         self.updater = make_updater(self.setting, dict(self.module.named_parameters()))
 
     def forward_module(self) -> nn.Module:

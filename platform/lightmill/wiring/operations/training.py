@@ -64,7 +64,14 @@ def plan(context: OperationContext, options: PlanOptions) -> TrainPlan:
         rows = Rows(objective, card, allow_python=settings.allow_python_steps)
         context.report(Progress(phase="look at the cluster", unit="strategies"))
         cluster, note = _cluster(settings)
-        subject = Subject(spec=spec, dataset=dataset, location=platform.location, objective=objective, rows=rows)
+        subject = Subject(
+            spec=spec,
+            dataset=dataset,
+            location=platform.location,
+            objective=objective,
+            rows=rows,
+            allow_python=settings.allow_python_steps,
+        )
         wishes = Wishes(
             strategies=options.strategies,
             probe_bytes=int(psutil.virtual_memory().available * PROBE_SHARE) if options.probe else 0,

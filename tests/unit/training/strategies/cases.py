@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from lightmill.records.signature import Architecture
@@ -22,7 +24,25 @@ def labelled(rows: int = 50) -> Case:
 
 def language(rows: int = 26) -> Case:
     """A decoder on packed documents, whose rows predict unlike numbers of tokens."""
-    architecture = Architecture(name="decoder", arguments={"width": 16, "layers": 4, "heads": 4})
-    objective = CausalLanguage(texts(), architecture)
+    return _language({"width": 16, "layers": 4, "heads": 4}, rows)
+
+
+def worded(rows: int = 25) -> Case:
+    """One with tokens that no document has: four workers have three, three, three and one of them.
+
+    The last step has one row, so that some share of it has none.
+    """
+    return _language({"width": 16, "layers": 4, "heads": 4, "vocabulary": 10}, rows)
+
+
+def untied(rows: int = 26) -> Case:
+    """One with its own matrix for logits, and two query heads to each head of keys and values."""
+    return _language(
+        {"width": 16, "layers": 3, "heads": 4, "kv_heads": 2, "tied": False, "vocabulary": 12, "feed_forward": 32}, rows
+    )
+
+
+def _language(arguments: dict[str, Any], rows: int) -> Case:
+    objective = CausalLanguage(texts(), Architecture(name="decoder", arguments=arguments))
     found = objective.tensors(packed(documents_of(5, rows=80)))
     return Case(objective=objective, rows=tuple(tensor[:rows] for tensor in found))
