@@ -25,6 +25,6 @@ TRAINING: tuple[Record, ...] = (
     training.CheckpointSpec(every_steps=50, keep_last=3, asynchronous=False),
     training.FailureSpec(worker=0, preemption=5),
     training.MlflowSpec(tracking_uri="http://127.0.0.1:5000"),
-    training.WatchSpec(every_steps=0, mlflow=training.MlflowSpec(tracking_uri="http://127.0.0.1:5000"), profile_steps=3),
+    training.WatchSpec(every_steps=0, mlflow=training.MlflowSpec(tracking_uri="http://a.example"), profile_steps=3),
     training.WorkerRange(min=2, max=8),
 )
