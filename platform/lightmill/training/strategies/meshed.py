@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 from lightmill.errors import RequestError
 from lightmill.records.specs import TrainSpec
 from lightmill.training.objectives import Batch, Step
-from lightmill.training.optimization import Updater
+from lightmill.training.optimization import Updater, made_ready
 from lightmill.training.strategies.layout import DATA, PIPELINE, TENSOR, Layout, layout_of
 from lightmill.training.strategies.pipe import Pipe, padded
 from lightmill.training.strategies.plans import Plan, layers_of, plan_of
@@ -97,6 +97,7 @@ class Meshed(Strategy):
     def prepare(self, module: nn.Module) -> None:
         """See the base."""
         team = self.setting.team
+        made_ready(module, self.setting.spec, team.device)
         self._names = list(module.state_dict())
         self._plan = plan_of(module)
         self.mesh = self.layout.mesh(team.device) if team.world > 1 else None
@@ -162,8 +163,12 @@ class Meshed(Strategy):
 
     def load_state(self, state: State) -> None:
         """See the base."""
+        groups = self.updater.optimizer.param_groups
+        settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
         set_model_state_dict(self.module, state["model"])
         set_optimizer_state_dict(self.module, self.updater.optimizer, state["optimizer"], options=_FLAT)
+        for group, kept in zip(self.updater.optimizer.param_groups, settings, strict=True):
+            group.update(kept)  # the settings stay those of the specification
         with torch.no_grad():
             for name, value in self.updater.averaged.items():
                 value.copy_(state["averaged"][name])

@@ -13,15 +13,16 @@ from lightmill.errors import RequestError
 from lightmill.models.architectures import build_module
 from lightmill.training.strategies import STRATEGIES as KINDS
 from tests.teams import Case, same, spec_of, train_together
-from tests.unit.training.strategies.cases import labelled, untied, worded
+from tests.unit.training.strategies.cases import labelled, told_apart, untied, with_categories, worded
 
 WAYS: dict[str, dict[str, Any]] = {
     "plain": {},
     "clipped": {"optimizer": "adamw", "learning_rate": 0.01, "clip_norm": 0.1, "accumulate": 2},
     "averaged": {"schedule": {"name": "cosine", "warmup_steps": 3}, "ema": 0.9, "weight_decay": 0.1, "l1": 0.001},
+    "again": {"checkpoint_activations": True, "optimizer": {"name": "sgd", "arguments": {"momentum": 0.9}}},
 }
 # AdamW divides by the root of mean squares: where a gradient is near 0, rounding shows in the fifth decimal.
-ATOL = {"plain": 1e-6, "clipped": 2e-5, "averaged": 1e-6}
+ATOL = {"plain": 1e-6, "clipped": 2e-5, "averaged": 1e-6, "again": 1e-6}
 STRATEGIES: dict[str, dict[str, Any]] = {
     "fsdp": {"name": "fsdp"},
     "tensor": {"name": "tensor"},
@@ -49,14 +50,21 @@ def unfit(strategy: str, make: Callable[[], Case], world: int) -> bool:
     return False
 
 
-# 4 models and ways, with 7 strategies on two workers and 11 on four; a few of them are refused.
+# 5 models and ways, with 7 strategies on two workers and 11 on four; a few of them are refused.
 ON_TWO = ("fsdp", "tensor", "sequence", "pipeline", "context", "hybrid-ts", "hybrid-ps")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "world"), [(name, 2) for name in ON_TWO] + [(name, 4) for name in STRATEGIES])
 @pytest.mark.parametrize(
-    ("make", "way"), [(labelled, "clipped"), (worded, "plain"), (worded, "clipped"), (untied, "averaged")]
+    ("make", "way"),
+    [
+        (labelled, "clipped"),
+        (with_categories, "plain"),
+        (worded, "clipped"),
+        (untied, "averaged"),
+        (told_apart, "again"),
+    ],
 )
 def test_workers_step_as_one_process(
     strategy: str, way: str, make: Callable[[], Case], world: int, tmp_path: Path
