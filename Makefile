@@ -67,10 +67,10 @@ test-data: extras
 	@for name in $(DATA_TESTS); do $(BIN)/pytest --counts tests/integration/test_$$name.py -m slow || exit 1; done
 
 # Training whole: strategies at two and four workers, faults, tuning, watching.
-TRAIN_TESTS := jobs_alone training_kinds training_elastic training_killed tuning watching placement
+TRAIN_TESTS := jobs_alone training_kinds servers_on_ray placement_on_ray watching tuning training_elastic training_killed
 
 test-train: extras
-	@$(BIN)/pytest -n 2 --counts tests/unit/training tests/unit/models/test_*.py tests/unit/serving -m "slow or not slow"
+	@$(BIN)/pytest -n 2 --counts tests/unit/training tests/unit/models/test_*.py tests/unit/serving tests/unit/wiring -m "slow or not slow"
 	@for name in $(TRAIN_TESTS); do $(BIN)/pytest --counts tests/integration/test_$$name.py -m slow || exit 1; done
 
 test-slow: extras
