@@ -1,20 +1,43 @@
-"""How workers train together, by name: one file each, behind one interface."""
+"""How workers train together, by name: one file each, behind one interface.
 
-from lightmill.training.strategies.context import Context
+A strategy is imported when it is asked for: what splits models loads much of torch that others do without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+
 from lightmill.training.strategies.ddp import Ddp
-from lightmill.training.strategies.fsdp import Fsdp
-from lightmill.training.strategies.hybrid import Hybrid
-from lightmill.training.strategies.hybrid_sync import HybridSync
-from lightmill.training.strategies.local_sgd import LocalSgd
-from lightmill.training.strategies.parameter_server import ParameterServer
-from lightmill.training.strategies.pipeline import Pipeline
 from lightmill.training.strategies.port import Part, Setting, State, Strategy
-from lightmill.training.strategies.ring import Ring
-from lightmill.training.strategies.tensor import Tensor
 
-STRATEGIES: dict[str, type[Strategy]] = {
-    kind.name: kind
-    for kind in (Context, Ddp, Fsdp, Hybrid, HybridSync, LocalSgd, ParameterServer, Pipeline, Ring, Tensor)
+_CLASSES = {
+    "context": "Context",
+    "ddp": "Ddp",
+    "fsdp": "Fsdp",
+    "hybrid": "Hybrid",
+    "hybrid_sync": "HybridSync",
+    "local_sgd": "LocalSgd",
+    "parameter_server": "ParameterServer",
+    "pipeline": "Pipeline",
+    "ring": "Ring",
+    "tensor": "Tensor",
 }
+
+
+class _Strategies(Mapping[str, type[Strategy]]):
+    """The strategies by the names of the specification."""
+
+    def __getitem__(self, name: str) -> type[Strategy]:
+        return getattr(import_module(f"{__name__}.{name}"), _CLASSES[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_CLASSES)
+
+    def __len__(self) -> int:
+        return len(_CLASSES)
+
+
+STRATEGIES: Mapping[str, type[Strategy]] = _Strategies()
 
 __all__ = ["STRATEGIES", "Ddp", "Part", "Setting", "State", "Strategy"]
