@@ -14,7 +14,8 @@ import torch.distributed as dist
 
 from lightmill.errors import UnavailableError
 from lightmill.training.servers.on_ray import RayServers, actor_name, find_actors
-from lightmill.training.strategies import ParameterServer, Strategy
+from lightmill.training.strategies import Strategy
+from lightmill.training.strategies.parameter_server import ParameterServer
 from lightmill.training.team import Team
 from tests.platforms import ROOT
 from tests.teams import Trained, run, same

@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from lightmill.training.strategies import Ring, Strategy
+from lightmill.training.strategies import Strategy
+from lightmill.training.strategies.ring import Ring
 from tests.teams import Case, same, train_together
 from tests.unit.training.strategies.cases import labelled
 from tests.unit.training.strategies.test_local_sgd import resumed
