@@ -392,14 +392,10 @@ def check_optimization(spec: TrainSpec, layout: Layout) -> None:
         raise RequestError(f"precision is 'fp16', whose loss scaling strategy {name!r} does not do; use 'bf16'.")
     if spec.compile:
         raise RequestError(f"compile is true, which strategy {name!r} does not do; leave it out, or use 'ddp'.")
-    if spec.checkpoint_activations:
-        raise RequestError(
-            f"checkpoint_activations is true, which strategy {name!r} does not do; leave it out, or use 'ddp'."
-        )
     if spec.optimizer.name in WHOLE_MATRIX and (layout.shard or layout.tensor > 1):
         raise RequestError(
             f"optimizer {spec.optimizer.name!r} needs whole matrices, and workers of strategy {name!r} have parts; use "
-            " 'adamw', or strategy 'ddp'."
+            "'adamw', or strategy 'ddp'."
         )
 
 
