@@ -204,22 +204,19 @@ class HybridSyncSpec(Record):
     accumulate: int = Field(default=1, ge=1)
 
 
-StrategySpec = Annotated[
-    Annotated[
-        DdpSpec
-        | FsdpSpec
-        | TensorSpec
-        | PipelineSpec
-        | ContextSpec
-        | HybridSpec
-        | ParameterServerSpec
-        | LocalSgdSpec
-        | RingSpec
-        | HybridSyncSpec,
-        Field(discriminator="name"),
-    ],
-    BeforeValidator(_named),
-]
+AnyStrategy = (
+    DdpSpec
+    | FsdpSpec
+    | TensorSpec
+    | PipelineSpec
+    | ContextSpec
+    | HybridSpec
+    | ParameterServerSpec
+    | LocalSgdSpec
+    | RingSpec
+    | HybridSyncSpec
+)
+StrategySpec = Annotated[Annotated[AnyStrategy, Field(discriminator="name")], BeforeValidator(_named)]
 Optimizer = Annotated[OptimizerSpec, BeforeValidator(_named)]
 Schedule = Annotated[ScheduleSpec, BeforeValidator(_named)]
 

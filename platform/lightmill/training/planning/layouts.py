@@ -8,29 +8,13 @@ from torch import nn
 
 from lightmill.errors import RequestError
 from lightmill.records.training import (
+    AnyStrategy,
     ContextSpec,
-    DdpSpec,
     FsdpSpec,
     HybridSpec,
     HybridSyncSpec,
-    LocalSgdSpec,
-    ParameterServerSpec,
     PipelineSpec,
-    RingSpec,
     TensorSpec,
-)
-
-AnyStrategy = (
-    DdpSpec
-    | FsdpSpec
-    | TensorSpec
-    | PipelineSpec
-    | ContextSpec
-    | HybridSpec
-    | ParameterServerSpec
-    | LocalSgdSpec
-    | RingSpec
-    | HybridSyncSpec
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 from torch import nn
 
@@ -13,20 +14,9 @@ from lightmill.models.architectures import parameter_count
 from lightmill.records.jobs import Progress
 from lightmill.records.plans import NodeRoom, StrategyPlan, TrainPlan
 from lightmill.records.specs import TrainSpec
-from lightmill.records.training import (
-    ContextSpec,
-    DdpSpec,
-    FsdpSpec,
-    HybridSpec,
-    HybridSyncSpec,
-    LocalSgdSpec,
-    ParameterServerSpec,
-    PipelineSpec,
-    RingSpec,
-    TensorSpec,
-)
+from lightmill.records.training import AnyStrategy
 from lightmill.training.placement import Cluster, Placement, place
-from lightmill.training.planning.layouts import AnyStrategy, Layers, Layout, layers_of, layout_of
+from lightmill.training.planning.layouts import Layers, Layout, layers_of, layout_of
 from lightmill.training.planning.memory import follow_step
 from lightmill.training.planning.rooms import fits, memory_each, size_text
 from lightmill.training.planning.shares import worker_memory
@@ -37,18 +27,7 @@ from lightmill.training.planning.traffic import Traffic, step_traffic
 from lightmill.training.strategies import STRATEGIES
 from lightmill.training.tally import Tally
 
-KINDS: tuple[type[AnyStrategy], ...] = (
-    DdpSpec,
-    FsdpSpec,
-    TensorSpec,
-    PipelineSpec,
-    ContextSpec,
-    HybridSpec,
-    ParameterServerSpec,
-    LocalSgdSpec,
-    RingSpec,
-    HybridSyncSpec,
-)
+KINDS: tuple[type[AnyStrategy], ...] = get_args(AnyStrategy)
 Report = Callable[[Progress], None]
 
 

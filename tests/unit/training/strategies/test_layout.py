@@ -24,7 +24,8 @@ MODELS = {
 }
 
 
-def check(model: str, workers: int | str, **more: Any) -> None:
+def check(model: str, workers: int | str, **more: Any) -> str:
+    """Check a specification as a run does; return the name of the strategy that took it."""
     objective = "causal_lm" if model == "decoder" else "cross_entropy"
     spec = TrainSpec.model_validate(
         {"model": "m", "dataset": "d", "architecture": MODELS[model], "objective": objective, "workers": workers}
@@ -33,7 +34,9 @@ def check(model: str, workers: int | str, **more: Any) -> None:
     )
     with torch.device("meta"):
         module = build_module(MODELS[model])
-    STRATEGIES[spec.strategy.name].check(spec, module, spec.worker_range.max)
+    kind = STRATEGIES[spec.strategy.name]
+    kind.check(spec, module, spec.worker_range.max)
+    return kind.name
 
 
 @pytest.mark.parametrize(
@@ -87,7 +90,7 @@ def test_is_refused(model: str, workers: int | str, more: dict[str, Any], says: 
     ],
 )
 def test_is_taken(model: str, workers: int | str, strategy: dict[str, Any]) -> None:
-    check(model, workers, strategy=strategy)
+    assert check(model, workers, strategy=strategy) == strategy["name"]
 
 
 def test_every_worker_has_one_place() -> None:
