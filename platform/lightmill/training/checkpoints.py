@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ STATE_FILE = "state.json"
 SEPARATOR = "/"
 MODEL = "model"
 AVERAGED = "averaged"
+EPOCHS_KEPT = 256
+"""More epochs than end between two looks of Ray Train's for reports."""
 Published = Callable[[VersionId], None]
 
 
@@ -44,11 +47,12 @@ class Position:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """What a run goes on from; `totals` are the sums of the epoch that was under way."""
+    """What a run goes on from; `totals` are the sums of the epoch under way, `epochs` what the last ones measured."""
 
     state: State
     position: Position
     totals: torch.Tensor | None
+    epochs: list[dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +74,7 @@ class _Copy:
     values: dict[str, Any]
     card: RunCard
     totals: list[float] | None
+    epochs: list[dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +92,7 @@ class Sealer:
 
     Attributes:
         last: The last checkpoint that was published, or that the run went on from.
+        epochs: What the last epochs measured, which goes with a checkpoint.
     """
 
     def __init__(self, run: Run, team: Team, published: Published = lambda _: None) -> None:
@@ -101,6 +107,7 @@ class Sealer:
         self._thread: threading.Thread | None = None
         self._failed: BaseException | None = None
         self.last: VersionId | None = None
+        self.epochs: deque[dict[str, float]] = deque(maxlen=EPOCHS_KEPT)
 
     def seal(self, state: State, position: Position, metrics: dict[str, float], totals: torch.Tensor | None) -> None:
         """Copy a state and seal the copy, in a thread unless the run's specification forbids it.
@@ -146,6 +153,7 @@ class Sealer:
             values={name: value for name, value in flat.items() if not isinstance(value, torch.Tensor)},
             card=card,
             totals=None if totals is None else totals.tolist(),
+            epochs=list(self.epochs),
         )
 
     def _remember(self, entry: str, value: torch.Tensor) -> torch.Tensor:
@@ -197,7 +205,13 @@ class Sealer:
             values: dict[str, Any] = {}
             for part in reversed(parts):
                 values |= part.values or {}
-            notes = {"epoch": copy.card.epoch, "step": copy.card.step, "totals": copy.totals, "values": values}
+            notes = {
+                "epoch": copy.card.epoch,
+                "step": copy.card.step,
+                "totals": copy.totals,
+                "epochs": copy.epochs,
+                "values": values,
+            }
             files = draft.seal_files({STATE_FILE: json.dumps(notes).encode()})
             content = Content(
                 tensors=tuple(entry for part in parts for entry in part.tensors),
@@ -230,7 +244,10 @@ def load_state(version: OpenVersion, like: State) -> Loaded:
     read_chunks(version, wanted)
     totals = None if notes["totals"] is None else torch.tensor(notes["totals"], dtype=torch.float64)
     return Loaded(
-        state=_nested(like, values, ""), position=Position(epoch=notes["epoch"], step=notes["step"]), totals=totals
+        state=_nested(like, values, ""),
+        position=Position(epoch=notes["epoch"], step=notes["step"]),
+        totals=totals,
+        epochs=notes.get("epochs", []),
     )
 
 

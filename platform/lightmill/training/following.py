@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +20,7 @@ from lightmill.records.base import now_iso
 from lightmill.records.jobs import EpochMetrics
 
 FOLLOW_INTERVAL_S = 0.2
+AGAIN = "again"
 logger = logging.getLogger("lightmill.training")
 OnEpoch = Callable[[EpochMetrics], None]
 
@@ -32,11 +33,25 @@ class EpochWriter(UserCallback):
         self._path = path
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
-        """Write one line; metrics[0] is rank 0's."""
-        values = {key: float(value) for key, value in metrics[0].items() if key != "epoch"}
-        line = EpochMetrics(run=self._run, epoch=int(metrics[0]["epoch"]), metrics=values, created=now_iso())
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line.model_dump_json() + "\n")
+        """Write a line for each epoch; metrics[0] is rank 0's."""
+        with self._path.open("a+", encoding="utf-8") as file:
+            file.seek(0)
+            written = {json.loads(line)["epoch"] for line in file if line.endswith("\n")}
+            for found in new_epochs(metrics[0], written):
+                values = {key: float(value) for key, value in found.items() if key != "epoch"}
+                line = EpochMetrics(run=self._run, epoch=int(found["epoch"]), metrics=values, created=now_iso())
+                file.write(line.model_dump_json() + "\n")
+
+
+def new_epochs(reported: dict[str, Any], told: Collection[int]) -> list[dict[str, float]]:
+    """Return what a report says of epochs.
+
+    Ray Train looks for reports every second or so; those of a worker that is killed meanwhile are lost. Workers that go
+    on from its checkpoint report the epochs before it again: of these, the ones that are not in `told` are new.
+    """
+    if AGAIN not in reported:
+        return [reported]
+    return [epoch for epoch in reported[AGAIN] if int(epoch["epoch"]) not in told]
 
 
 class EpochFollower:

@@ -152,6 +152,8 @@ class Worker:
 
     def train(self) -> None:
         """Run the epochs that are left, or as many as early stopping lets."""
+        if self._sealer.epochs:
+            self._session.report_again(list(self._sealer.epochs))
         if self._stopping.stops:
             return
         for epoch in range(self._position.epoch, self._spec.epochs):
@@ -166,6 +168,7 @@ class Worker:
             self._carried = None
             metrics |= {"epoch": epoch + 1}
             self._session.report(metrics)
+            self._sealer.epochs.append(metrics)
             self._sealer.seal(self._strategy.state(), Position(epoch=epoch + 1, step=0), metrics, None)
             if self._stopping.stops:
                 break
@@ -249,6 +252,7 @@ class Worker:
         loaded = load_state(found, self._strategy.state())
         self._strategy.load_state(loaded.state)
         self._sealer.last = version
+        self._sealer.epochs.extend(loaded.epochs)
         return loaded.position, loaded.totals
 
 

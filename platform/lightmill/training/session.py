@@ -9,6 +9,7 @@ import ray.train
 
 from lightmill.records.references import VersionId
 from lightmill.registry import RegistryLocation
+from lightmill.training.following import AGAIN
 from lightmill.training.keeping import newest_checkpoint
 
 WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
@@ -30,6 +31,10 @@ class Session(Protocol):
 
     def report(self, metrics: dict[str, float]) -> None:
         """Report metrics; all workers call it equally often."""
+        ...
+
+    def report_again(self, epochs: list[dict[str, float]]) -> None:
+        """Report what the epochs before a checkpoint measured, which may have been lost with the workers that did."""
         ...
 
     def preempted(self) -> bool:
@@ -57,6 +62,10 @@ class RaySession:
         """See `Session`."""
         ray.train.report(metrics)
 
+    def report_again(self, epochs: list[dict[str, float]]) -> None:
+        """See `Session`; `following.new_epochs` tells which of them are new."""
+        ray.train.report({AGAIN: epochs})
+
     def preempted(self) -> bool:
         """See `Session`."""
         return ray.train.get_preemption_info() is not None
@@ -70,6 +79,7 @@ class LoneSession:
     def __init__(self, start: VersionId | None = None) -> None:
         self._start = start
         self.reports: list[dict[str, float]] = []
+        self.again: list[dict[str, float]] = []
         self.sealed: list[VersionId] = []
 
     def checkpoint(self) -> VersionId | None:
@@ -83,6 +93,10 @@ class LoneSession:
     def report(self, metrics: dict[str, float]) -> None:
         """See `Session`."""
         self.reports.append(metrics)
+
+    def report_again(self, epochs: list[dict[str, float]]) -> None:
+        """See `Session`."""
+        self.again = epochs
 
     def preempted(self) -> bool:
         """See `Session`."""

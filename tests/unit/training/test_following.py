@@ -29,6 +29,16 @@ def test_what_the_controller_writes_reaches_the_driver_in_order_and_once(tmp_pat
     ]
 
 
+def test_epochs_reported_again_are_written_where_they_were_lost(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    found: list[int] = []
+    again = [{"epoch": epoch, "loss": 0.5} for epoch in (1, 2, 3)]
+    with EpochFollower(path, lambda metrics: found.append(metrics.epoch)):
+        EpochWriter("r", path).after_report(None, [{"epoch": 1, "loss": 0.5}], None)
+        EpochWriter("r", path).after_report(None, [{"again": again}], None)
+    assert found == [1, 2, 3]
+
+
 def test_a_line_that_is_not_finished_waits(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     found: list[int] = []

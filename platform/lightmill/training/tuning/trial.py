@@ -22,6 +22,7 @@ from lightmill.records.training import CheckpointSpec
 from lightmill.records.tuning import TuneSpec
 from lightmill.registry import RegistryLocation
 from lightmill.training.fit import loop_config, make_trainer, prepare
+from lightmill.training.following import new_epochs
 from lightmill.training.loop import LoopConfig, run_epochs
 from lightmill.training.placement import Placement
 from lightmill.training.team import Team
@@ -139,6 +140,9 @@ class TuneSession:
             pointer = tune.Checkpoint.from_directory(folder)
             tune.report({**metrics, POINTER: id.model_dump_json()}, checkpoint=pointer)
 
+    def report_again(self, epochs: list[dict[str, float]]) -> None:
+        """See `Session`: an epoch is reported with its checkpoint, so that none is lost."""
+
     def preempted(self) -> bool:
         """See `Session`: Ray Tune does not tell."""
         return False
@@ -164,11 +168,17 @@ def _check_metric(metric: str, metrics: dict[str, float]) -> None:
 class TrialReporter(TuneReportCallback):
     """Hands on to Ray Tune what the leader of several workers reported; lives in Ray Train's controller."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: set[int] = set()
+
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: ray.train.Checkpoint | None
     ) -> None:
         """Send rank 0's metrics; the epoch's checkpoint is sealed only then."""
-        self._training_actor_item_queue.put({**metrics[0], POINTER: ""})
+        for found in new_epochs(metrics[0], self._told):
+            self._told.add(int(found["epoch"]))
+            self._training_actor_item_queue.put({**found, POINTER: ""})
 
 
 def _train_by_several(config: LoopConfig, placement: Placement, runs_path: Path) -> None:

@@ -21,7 +21,6 @@ from lightmill.training.watching.history import METRICS_FILE, TRACE_FILE, to_par
 from lightmill.training.watching.loggers import MetricsLogger, Telling
 from lightmill.training.watching.mailbox import open_mailbox
 from lightmill.training.watching.merging import Merging
-from lightmill.training.watching.mlflow import MLflow
 from lightmill.training.watching.parts import Traced
 from lightmill.training.watching.tensorboard import TensorBoard
 
@@ -73,6 +72,8 @@ class RunFollower:
         if watch.tensorboard:
             makers["TensorBoard"] = lambda: TensorBoard(self._folder)
         if (mlflow := watch.mlflow) is not None:
+            from lightmill.training.watching.mlflow import MLflow  # with httpx it takes 0.3 s, and few runs ask for it
+
             makers["MLflow"] = lambda: MLflow(mlflow, self._spec, self._run)
         self._tellings = [Telling(name, make) for name, make in makers.items()]
         self._epochs.__enter__()

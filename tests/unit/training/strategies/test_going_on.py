@@ -51,3 +51,4 @@ def test_a_run_goes_on_with_the_same_bits(sealed: Sealed, tmp_path: Path, strate
     for key, value in one.items():
         torch.testing.assert_close(other[key], value, rtol=0, atol=0, msg=lambda m, k=key: f"{k}: {m}")
     assert [report["loss"] for report in again.reports] == [report["loss"] for report in whole.reports[1:]]
+    assert again.again == whole.reports[:1]
