@@ -9,9 +9,9 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +93,20 @@ def main() -> None:
             failures={"worker": 20, "controller": 20},
         )
     )
-    disturbing = threading.Thread(target=disturb, args=(cluster, nodes, seen), daemon=True)
-    disturbing.start()
     watchers = fit.Watchers(report=lambda _: None, on_epoch=lambda _: None)
-    summary = fit.train(
-        spec, "elastic", folder, platform.registry, platform.location, Provenance(run="elastic"), watchers
-    )
-    disturbing.join()
+    with ThreadPoolExecutor() as pool:  # Ray adds a node in the main thread only
+        training = pool.submit(
+            fit.train,
+            spec,
+            "elastic",
+            folder,
+            platform.registry,
+            platform.location,
+            Provenance(run="elastic"),
+            watchers,
+        )
+        disturb(cluster, nodes, seen, training)
+        summary = training.result()
     print(json.dumps({"metrics": summary.metrics}))
     ray.shutdown()
     cluster.shutdown()
@@ -116,12 +123,12 @@ def steps_of_three(seen: Path) -> int:
     return len(files[-1].read_text().splitlines()) if files else 0
 
 
-def disturb(cluster: Any, nodes: list[Any], seen: Path) -> None:
+def disturb(cluster: Any, nodes: list[Any], seen: Path, training: Future[Any]) -> None:
     """Kill a node in the middle of an epoch of three workers, and add one when fewer have taken some steps."""
-    while steps_of_three(seen) < 15:
+    while steps_of_three(seen) < 15 and not training.done():
         time.sleep(0.1)
     cluster.remove_node(nodes[1], allow_graceful=False)
-    while not any(len(file.read_text().splitlines()) > 15 for file in seen.glob("*-0-2.jsonl")):
+    while not any(len(file.read_text().splitlines()) > 15 for file in seen.glob("*-0-2.jsonl")) and not training.done():
         time.sleep(0.1)
     cluster.add_node(**node())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -83,14 +84,11 @@ def test_a_run_waits_for_a_node_with_its_label_and_says_so(nodes: RayCluster) ->
         said.append(progress.phase)
         waiting.set()
 
-    def bring() -> None:
-        waiting.wait(60)
+    with ThreadPoolExecutor() as pool:
+        placing = pool.submit(find_place, asked, report, streamed=False)
+        assert waiting.wait(60)
         nodes.add_node(num_cpus=2, labels=late)
-
-    bringer = threading.Thread(target=bring)
-    bringer.start()
-    placement = find_place(asked, report, streamed=False)
-    bringer.join()
+        placement = placing.result(timeout=120)
     assert said[0] == "wait for 2 more CPUs on nodes with pool=late for 2 of 2 workers"
     assert (placement.workers, placement.labels) == (2, late)
     assert scaling_of(placement).label_selector == late
