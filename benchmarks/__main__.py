@@ -22,12 +22,16 @@ from benchmarks import (
     train_fsdp,
     train_overhead,
     train_scaling,
+    train_start,
+    watching_cost,
 )
 from benchmarks.figures import note
 
 BENCHMARKS = {
     "first_prediction": first_prediction.main,
     "train_overhead": train_overhead.main,
+    "train_start": train_start.main,
+    "watching_cost": watching_cost.main,
     "plan_accuracy": plan_accuracy.main,
     "train_scaling": train_scaling.main,
     "ps_vs_allreduce": ps_vs_allreduce.main,
@@ -49,11 +53,13 @@ BENCHMARKS = {
 GROUPS = {
     "registry": ["load_warm", "load_cold", "load_memory", "load_reads", "load_s3", "publish", "catalog_scale"],
     "train": [
+        "train_start",
         "train_overhead",
         "train_fsdp",
         "checkpoint_stall",
         "train_scaling",
         "ps_vs_allreduce",
+        "watching_cost",
         "plan_accuracy",
     ],
     "data": ["ingest_throughput", "ingest_memory", "ingest_sealing", "read_for_training"],
