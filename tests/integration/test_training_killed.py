@@ -34,11 +34,13 @@ from tests.platforms import BIN, ROOT, TestPlatform, temporary_platform
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 KILLS = int(os.environ.get("LIGHTMILL_TEST_KILLS", "30"))
 SPEC = train_spec(
-    epochs=12,
+    epochs=24,
     checkpoints={"every_steps": 20, "keep_last": 2},
     failures={"worker": 1000, "controller": 1000},
     alias=None,
 )
+LATEST_S = 15.0
+ASKED = ("driver", "worker", "worker", "controller")
 KINDS = {"RayTrainWorker": "worker", "TrainController": "controller", "Server": "server"}
 SAME = ("loss", "train_accuracy", "validation_loss", "validation_accuracy", "test_accuracy", "best_epoch")
 
@@ -134,20 +136,29 @@ def named(platform: Platform, run: str) -> str:
     return platform.catalog.jobs.create(row).id
 
 
+def wait_for(kind: str, seconds: float, driver: subprocess.Popen[str]) -> list[int]:
+    """Return the processes of a kind so many seconds after the first of them was there; none if the run has ended."""
+    end = None
+    while driver.poll() is None:
+        found = [pid for name, pid in victims(driver) if name == kind]
+        end = end or (time.monotonic() + seconds if found else None)
+        if found and end and time.monotonic() >= end:
+            return found
+        time.sleep(0.05)
+    return []
+
+
 def disturbed(
     platform: TestPlatform, path: Path, run: str, log: Path, chance: random.Random, killed: Counter[str]
 ) -> dict[str, Any]:
-    """Run to the end; again and again a process is killed, a kind of process as likely as another."""
+    """Run to the end; again and again a process of some kind is killed, some time after it was there."""
     driver = begin(platform, path, run, log)
     while killed.total() < KILLS:
-        end = time.monotonic() + chance.uniform(1, 15)
-        while time.monotonic() < end and driver.poll() is None:
-            time.sleep(0.02)
-        if driver.poll() is not None:
+        kind, seconds = chance.choice(ASKED), chance.uniform(0, LATEST_S)
+        pids = wait_for(kind, seconds, driver)
+        if not pids:
             break
-        there = victims(driver)
-        kind = chance.choice(sorted({name for name, _ in there}))
-        pid = chance.choice([pid for name, pid in there if name == kind])
+        pid = chance.choice(pids)
         try:
             psutil.Process(pid).kill()
         except psutil.NoSuchProcess:
