@@ -11,7 +11,7 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
 from ray.train import RunConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -275,7 +275,11 @@ def check_lanes(spec: TrainSpec, dataset: OpenVersion, location: RegistryLocatio
 
 
 def _fit(config: LoopConfig, placement: Placement, runs_path: Path, follower: RunFollower) -> None:
-    """Train to the end; a controller that dies is begun anew as often as `failures.controller` allows."""
+    """Train to the end.
+
+    A controller that dies is begun anew as often as `failures.controller` allows, and so is one whose workers died before
+    they trained: Ray Train retries only what happens after that.
+    """
     with follower:
         for left in range(config.spec.failures.controller, -1, -1):
             try:
@@ -285,7 +289,9 @@ def _fit(config: LoopConfig, placement: Placement, runs_path: Path, follower: Ru
                 original = original_error(exc)
                 if original is not None:
                     raise type(original)(original.message) from exc
-                raise JobError(f"Run {config.run} failed: {str(exc).strip().splitlines()[-1]}") from exc
+                if not left or not isinstance(getattr(exc, "controller_failure", None), RayError):
+                    raise JobError(f"Run {config.run} failed: {str(exc).strip().splitlines()[-1]}") from exc
+                logger.warning("a worker of run %s died while all were started; the run goes on", config.run)
             except RayActorError as exc:
                 if not left:
                     raise JobError(f"Run {config.run} failed: the process that leads its workers died.") from exc
