@@ -277,8 +277,8 @@ def check_lanes(spec: TrainSpec, dataset: OpenVersion, location: RegistryLocatio
 def _fit(config: LoopConfig, placement: Placement, runs_path: Path, follower: RunFollower) -> None:
     """Train to the end.
 
-    A controller that dies is begun anew as often as `failures.controller` allows, and so is one whose workers died before
-    they trained: Ray Train retries only what happens after that.
+    A controller that dies is begun anew as often as `failures.controller` allows, and so is one whose workers died
+    before they trained: Ray Train retries only what happens after that.
     """
     with follower:
         for left in range(config.spec.failures.controller, -1, -1):
