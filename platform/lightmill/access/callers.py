@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lightmill.access.keys import KeyChecker, credentials, presented_by
+from lightmill.access.keys import BEARER, KeyChecker, credentials, presented_by
 from lightmill.errors import AuthenticationError
 from lightmill.records.access import LimitsSpec, TrustedIssuer
 from lightmill.records.endpoints import ApiKey
@@ -67,7 +67,7 @@ class Identifier:
             AuthenticationError: They present nobody; the message holds nothing of what was sent.
         """
         kind, presented = presented_by(authorization, x_api_key)
-        if kind == "bearer" and presented.count(b".") == 2 and not presented.startswith(KEY_START):
+        if kind == BEARER and presented.count(b".") == 2 and not presented.startswith(KEY_START):
             if self._tokens is None:
                 raise AuthenticationError(
                     "This deployment trusts no issuer of tokens; send an API key, or name the issuer in "

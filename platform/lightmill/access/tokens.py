@@ -93,6 +93,8 @@ class TokenChecker:
     def _claims(self, claims: dict[str, Any], issuer: JwtIssuer) -> Token:
         """Check the claims of a signed token (RFC 7519, section 4.1)."""
         now = self._wall()
+        if claims.get("iss") != issuer.issuer:
+            raise AuthenticationError("This deployment does not trust the issuer of the token.")
         audience = claims.get("aud")
         if issuer.audience not in (audience if isinstance(audience, list) else [audience]):
             raise AuthenticationError("The token is meant for another audience than this deployment.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,12 +31,20 @@ class ServeAdapter:
     """Endpoints as Serve applications of the cluster that this process is part of."""
 
     def __init__(
-        self, location: RegistryLocation, base_url: str, *, loopback: bool, allow_python: bool = False
+        self,
+        location: RegistryLocation,
+        base_url: str,
+        *,
+        loopback: bool,
+        allow_python: bool = False,
+        trust: ssl.SSLContext | bool = True,
     ) -> None:
+        """Work on Serve's applications; `trust` is what a client at `base_url` trusts."""
         self._location = location
         self._base_url = base_url
         self._loopback = loopback
         self._allow_python = allow_python
+        self._trust = trust
         self._answering: set[str] = set()
 
     def seen(self) -> dict[str, Seen]:
@@ -62,7 +71,12 @@ class ServeAdapter:
         """
         if endpoint not in self._answering:
             try:
-                answer = httpx.get(f"{self._base_url}{route_prefix(endpoint)}/ready", timeout=PROBE_S, trust_env=False)
+                answer = httpx.get(
+                    f"{self._base_url}{route_prefix(endpoint)}/ready",
+                    timeout=PROBE_S,
+                    trust_env=False,
+                    verify=self._trust,
+                )
             except httpx.HTTPError:
                 return False
             if answer.status_code not in (200, 401):

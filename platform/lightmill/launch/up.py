@@ -32,6 +32,7 @@ from lightmill.launch.state import (
     read_state,
     write_state,
 )
+from lightmill.launch.tls import write_certificate
 from lightmill.records.base import now_iso
 from lightmill.settings import Settings
 from lightmill.spilling import node_spill_folder
@@ -92,7 +93,12 @@ def _ray_lives(state: PlatformState) -> bool:
 
 def _live(settings: Settings) -> bool:
     try:
-        answer = httpx.get(f"{settings.local_url}/v2/health/live", timeout=5.0, trust_env=False)
+        answer = httpx.get(
+            f"{settings.local_url}/v2/health/live",
+            timeout=5.0,
+            trust_env=False,
+            verify=settings.trust(settings.local_url),
+        )
         return answer.json() == {"live": True}
     except (httpx.HTTPError, ValueError):
         return False
@@ -116,6 +122,12 @@ def _start(settings: Settings, say: Say, ray_address: str | None) -> PlatformSta
         environment["LIGHTMILL_CATALOG"] = settings.catalog
     say(f"Preparing key ring, store and catalog in {settings.home} ...")
     _run([sys.executable, "-m", "lightmill.wiring"], environment, RAY_START_S, "the preparation")
+    certificate = write_certificate(settings)
+    if certificate:
+        say(
+            f"HTTPS with the certificate {certificate.path}, good until {certificate.expires:%Y-%m-%d}; "
+            f"SHA-256 {certificate.fingerprint}"
+        )
     write_haproxy(settings)
     _remove_old_sessions(ray_folder(settings))
     write_state(settings, state)
