@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import logging
 import threading
 import time
@@ -14,22 +15,23 @@ from lightmill.errors import ConflictError, LightmillError, NotFoundError, Reque
 from lightmill.records.base import iso_of, seconds_of
 from lightmill.records.endpoints import ApiKey
 from lightmill.records.keys import AccessSet, KeyRequest, KeySummary, MintedKey
-from lightmill.serving.access_feed import MARK_KEY, AccessFeed, write_access
+from lightmill.serving.access_feed import MARK_KEY, write_access
+from lightmill.serving.board import Board
 
 PUBLISH_S = 0.5
 logger = logging.getLogger("lightmill.control")
 
 
 class AccessPublisher:
-    """Reads the keys from the catalog every `PUBLISH_S` and writes them to the feed when they changed.
+    """Reads the keys from the catalog every `PUBLISH_S` and writes them to the board when they changed.
 
     Its own thread does so, since a round of the reconcile loop may take long. With the replicas' poll a revocation
     takes at most `PUBLISH_S` and `access_feed.POLL_S`, and what reading the catalog and two writes take.
     """
 
-    def __init__(self, catalog: Catalog, feed: AccessFeed, issuers: IssuerBook) -> None:
+    def __init__(self, catalog: Catalog, board: Board, issuers: IssuerBook) -> None:
         self._catalog = catalog
-        self._feed = feed
+        self._board = board
         self._issuers = issuers
         self._written: tuple[AccessSet, bytes] | None = None
         self._wake = threading.Event()
@@ -40,12 +42,12 @@ class AccessPublisher:
         self._wake.set()
 
     def step(self) -> bool:
-        """Write the set if it changed, or if the feed lost it; return whether it was written."""
+        """Write the set if it changed, or if the board lost it; return whether it was written."""
         with self._lock:
             access = self._access()
-            if self._written and self._written[0] == access and self._feed.get(MARK_KEY) == self._written[1]:
+            if self._written and self._written[0] == access and self._board.get(MARK_KEY) == self._written[1]:
                 return False
-            self._written = (access, write_access(self._feed, access))
+            self._written = (access, write_access(self._board, access))
             return True
 
     def _access(self) -> AccessSet:
@@ -92,7 +94,7 @@ class KeyService:
         self._changed()
         return self._minted(text, key)
 
-    def list(self) -> list[KeySummary]:
+    def list(self) -> builtins.list[KeySummary]:
         """Return all keys, oldest first, without anything of their secrets."""
         now = iso_of(self._wall())
         return [KeySummary.of(key, now) for key in self._keys.list()]

@@ -45,8 +45,6 @@ def write_certificate(
         RequestError: It holds no certificate or no key, they do not belong together, or the certificate has expired.
     """
     if not settings.encrypted:
-        for path in (settings.tls_path, settings.tls_certificate_path):
-            path.unlink(missing_ok=True)
         return None
     settings.tls_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if settings.tls_certificate:
@@ -76,10 +74,11 @@ def _given(certificate: Path, key: Path) -> tuple[list[x509.Certificate], Privat
     try:
         found = serialization.load_pem_private_key(_read(key, "LIGHTMILL_TLS_KEY"), password=None)
     except (ValueError, TypeError) as exc:
-        raise RequestError(f"{key} holds no private key in PEM without a passphrase; correct LIGHTMILL_TLS_KEY.") from exc
+        raise RequestError(
+            f"{key} holds no private key in PEM without a passphrase; correct LIGHTMILL_TLS_KEY."
+        ) from exc
     if found.public_key() != chain[0].public_key():
-        raise RequestError(f"The key in {key} is not that of the certificate in {certificate}; give those that belong "
-                           "together.")
+        raise RequestError(f"The key in {key} does not belong to the certificate in {certificate}; give one that does.")
     return chain, found
 
 

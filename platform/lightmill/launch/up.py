@@ -32,7 +32,6 @@ from lightmill.launch.state import (
     read_state,
     write_state,
 )
-from lightmill.launch.tls import write_certificate
 from lightmill.records.base import now_iso
 from lightmill.settings import Settings
 from lightmill.spilling import node_spill_folder
@@ -122,6 +121,8 @@ def _start(settings: Settings, say: Say, ray_address: str | None) -> PlatformSta
         environment["LIGHTMILL_CATALOG"] = settings.catalog
     say(f"Preparing key ring, store and catalog in {settings.home} ...")
     _run([sys.executable, "-m", "lightmill.wiring"], environment, RAY_START_S, "the preparation")
+    from lightmill.launch.tls import write_certificate  # cryptography takes long to load, and few commands need it
+
     certificate = write_certificate(settings)
     if certificate:
         say(

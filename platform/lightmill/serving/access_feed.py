@@ -14,74 +14,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from lightmill.errors import LightmillError, UnavailableError
+from lightmill.errors import LightmillError
 from lightmill.records.keys import AccessSet
+from lightmill.serving.board import Board, RayBoard
 
 POLL_S = 0.5
-MARK_KEY, SET_KEY = b"lightmill/access/mark", b"lightmill/access/set"
+MARK_KEY, SET_KEY = "access/mark", "access/set"
 logger = logging.getLogger("lightmill.serving")
-
-
-class AccessFeed(ABC):
-    """A place that holds the newest set of keys. Every method may be repeated after `UnavailableError`."""
-
-    @abstractmethod
-    def get(self, key: bytes) -> bytes | None:
-        """Return what was put last; None if nothing was, or it was lost.
-
-        Raises:
-            UnavailableError: The place does not answer.
-        """
-
-    @abstractmethod
-    def put(self, key: bytes, value: bytes) -> None:
-        """Replace what is there.
-
-        Raises:
-            UnavailableError: The place does not answer.
-        """
-
-
-class MemoryFeed(AccessFeed):
-    """A feed inside one process."""
-
-    def __init__(self) -> None:
-        self._values: dict[bytes, bytes] = {}
-
-    def get(self, key: bytes) -> bytes | None:
-        """Return what was put."""
-        return self._values.get(key)
-
-    def put(self, key: bytes, value: bytes) -> None:
-        """Keep a value."""
-        self._values[key] = value
-
-
-class RayFeed(AccessFeed):
-    """Ray's key-value table; a table of its own among those that Ray and Serve keep there."""
-
-    NAMESPACE = b"lightmill"
-
-    def get(self, key: bytes) -> bytes | None:
-        """Ask Ray's head."""
-        from ray.experimental.internal_kv import _internal_kv_get
-
-        try:
-            return _internal_kv_get(key, namespace=self.NAMESPACE)
-        except Exception as exc:
-            raise UnavailableError(f"Ray's head does not answer: {exc}.") from exc
-
-    def put(self, key: bytes, value: bytes) -> None:
-        """Tell Ray's head."""
-        from ray.experimental.internal_kv import _internal_kv_put
-
-        try:
-            _internal_kv_put(key, value, overwrite=True, namespace=self.NAMESPACE)
-        except Exception as exc:
-            raise UnavailableError(f"Ray's head does not answer: {exc}.") from exc
 
 
 def mark_of(data: bytes) -> bytes:
@@ -89,20 +30,20 @@ def mark_of(data: bytes) -> bytes:
     return hashlib.sha256(data).hexdigest().encode()
 
 
-def write_access(feed: AccessFeed, access: AccessSet) -> bytes:
+def write_access(board: Board, access: AccessSet) -> bytes:
     """Write a set, then its mark; return the mark."""
     data = access.model_dump_json().encode()
     mark = mark_of(data)
-    feed.put(SET_KEY, data)
-    feed.put(MARK_KEY, mark)
+    board.put(SET_KEY, data)
+    board.put(MARK_KEY, mark)
     return mark
 
 
 class AccessWatcher:
     """A replica's side: hands every new set to `apply`. What it cannot read or use leaves the set of before."""
 
-    def __init__(self, feed: AccessFeed, apply: Callable[[AccessSet], None]) -> None:
-        self._feed = feed
+    def __init__(self, board: Board, apply: Callable[[AccessSet], None]) -> None:
+        self._board = board
         self._apply = apply
         self._mark: bytes | None = None
         self._warned = False
@@ -115,10 +56,10 @@ class AccessWatcher:
     def step(self) -> bool:
         """Look once; return whether another set was applied."""
         try:
-            mark = self._feed.get(MARK_KEY)
+            mark = self._board.get(MARK_KEY)
             if mark is None or mark == self._mark:
                 return False
-            data = self._feed.get(SET_KEY)
+            data = self._board.get(SET_KEY)
             if data is None or mark_of(data) != mark:
                 return False  # written between the two looks; the next one sees both
             self._apply(AccessSet.model_validate_json(data))
@@ -136,9 +77,9 @@ class AccessWatcher:
             self.step()
 
 
-def follow_access(apply: Callable[[AccessSet], None], feed: AccessFeed | None = None) -> AccessWatcher:
+def follow_access(apply: Callable[[AccessSet], None], board: Board | None = None) -> AccessWatcher:
     """Look once at Ray's table, then go on in a thread that ends with the process; return the watcher."""
-    watcher = AccessWatcher(feed or RayFeed(), apply)
+    watcher = AccessWatcher(board or RayBoard(), apply)
     watcher.step()
     threading.Thread(target=watcher.run, args=(threading.Event(),), name="access-watcher", daemon=True).start()
     return watcher
