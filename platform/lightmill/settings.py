@@ -156,7 +156,7 @@ class Settings(BaseSettings):
 
     @property
     def tls_certificate_path(self) -> Path:
-        """The certificate of the HTTP port without its key, which clients elsewhere are given where it was generated."""
+        """The certificate of the HTTP port without its key, for clients elsewhere to trust if it was generated."""
         return self.home / "keys" / "tls.crt"
 
     def trust(self, url: str) -> ssl.SSLContext | bool:

@@ -53,9 +53,7 @@ class Keys:
         table = api_keys
         statement = (
             update(table)
-            .where(
-                table.c.id == before.id, table.c.secret_sha256 == before.secret_sha256, table.c.revoked.is_(None)
-            )
+            .where(table.c.id == before.id, table.c.secret_sha256 == before.secret_sha256, table.c.revoked.is_(None))
             .values(secret_sha256=after.secret_sha256, old_sha256=after.old_sha256, old_until=after.old_until)
             .returning(table.c.id)
         )

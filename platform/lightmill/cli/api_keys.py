@@ -1,4 +1,4 @@
-"""lightmill api-keys: who may call endpoints and the control API. (`lightmill keys` is about the keys of stored data.)"""
+"""lightmill api-keys: who may call endpoints and the control API; `lightmill keys` is about keys of stored data."""
 
 from __future__ import annotations
 
@@ -35,9 +35,11 @@ def create(
         typer.Option(help="predict:ENDPOINT, predict:* (the default), metrics or admin; may be given again."),
     ] = None,
     expires: Annotated[str, typer.Option(help="After how long (30d, 12h) or when (2030-01-31) it ends.")] = "",
-    rate: Annotated[float | None, typer.Option(help="Requests a second that it may send to one endpoint.")] = None,
-    burst: Annotated[int | None, typer.Option(help="Requests that may come at once; needs --rate.")] = None,
-    concurrency: Annotated[int | None, typer.Option(help="Requests that may be answered at the same time.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, help="Requests a second that it may send to one endpoint.")
+    ] = None,
+    burst: Annotated[int | None, typer.Option(min=1, help="Requests that may come at once; needs --rate.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Requests that may be answered at a time.")] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Make a key and print it; it is shown this once and kept nowhere."""
@@ -102,7 +104,9 @@ def parse_end(text: str) -> datetime | timedelta:
     try:
         found = datetime.fromisoformat(text)
     except ValueError as exc:
-        raise RequestError(f"{text!r} is neither a length of time, such as 30d, nor a date, such as 2030-01-31.") from exc
+        raise RequestError(
+            f"{text!r} is neither a length of time, such as 30d, nor a date, such as 2030-01-31."
+        ) from exc
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 

@@ -71,9 +71,7 @@ class AccessPublisher:
 class KeyService:
     """The operations on API keys."""
 
-    def __init__(
-        self, catalog: Catalog, changed: Callable[[], None], *, wall: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, catalog: Catalog, changed: Callable[[], None], *, wall: Callable[[], float] = time.time) -> None:
         """Prepare; `changed` is told after every change."""
         self._keys = catalog.keys
         self._changed = changed
@@ -87,9 +85,7 @@ class KeyService:
         """
         if request.expires is not None and seconds_of(request.expires) <= self._wall():
             raise RequestError(f"expires is {request.expires}, which has passed; give a time to come.")
-        text, key = mint_key(
-            request.name, scopes=request.scopes, expires=request.expires, limits=request.limits
-        )
+        text, key = mint_key(request.name, scopes=request.scopes, expires=request.expires, limits=request.limits)
         self._keys.add(key)
         self._changed()
         return self._minted(text, key)

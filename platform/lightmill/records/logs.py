@@ -38,8 +38,8 @@ class PredictionLogSpec(Record):
     def _masked(self) -> Self:
         if self.sample and not self.masking:
             raise ValueError(
-                "predictions are logged through a masking policy; name one in `masking` (lightmill masking add), or set "
-                "`sample: 0`"
+                "predictions are logged through a masking policy; name one in `masking` (lightmill masking add), or "
+                "set `sample: 0`"
             )
         return self
 

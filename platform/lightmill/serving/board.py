@@ -7,6 +7,7 @@ lost with the head, so whoever writes writes again.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from lightmill.errors import UnavailableError
 
@@ -75,7 +76,7 @@ class RayBoard(Board):
         """Tell Ray's head."""
         self._call("_internal_kv_del", name.encode())
 
-    def _call(self, function: str, *arguments: bytes, **options: object):  # noqa: ANN202 - whatever Ray returns
+    def _call(self, function: str, *arguments: bytes, **options: object) -> Any:
         from ray.experimental import internal_kv
 
         try:
