@@ -35,9 +35,7 @@ def create(
         typer.Option(help="predict:ENDPOINT, predict:* (the default), metrics or admin; may be given again."),
     ] = None,
     expires: Annotated[str, typer.Option(help="After how long (30d, 12h) or when (2030-01-31) it ends.")] = "",
-    rate: Annotated[
-        float | None, typer.Option(min=0.001, help="Requests a second to one endpoint.")
-    ] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="Requests a second to one endpoint.")] = None,
     burst: Annotated[int | None, typer.Option(min=1, help="Requests that may come at once; needs --rate.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Requests that may be answered at a time.")] = None,
     json_output: JsonOption = False,

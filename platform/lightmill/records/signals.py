@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from lightmill.records.base import Record
+from lightmill.records.masking import MaskingPolicy
 
 
 class Distribution(Record):
@@ -40,3 +41,17 @@ class ReplicaSignals(Record):
     dropped: dict[str, int] = Field(default_factory=dict)
     seen: dict[str, str] = Field(default_factory=dict)
     at: float = 0.0
+
+
+class SignalsConfig(Record):
+    """What a deployment decides of its replicas' signals.
+
+    Attributes:
+        masking: The policy that the endpoint's prediction log names.
+        trace_url: The collector of traces (OTLP over HTTP); none without it.
+        trace_ratio: The share of requests without a `traceparent` that are traced.
+    """
+
+    masking: MaskingPolicy | None = None
+    trace_url: str = ""
+    trace_ratio: float = Field(default=0.0, ge=0, le=1)

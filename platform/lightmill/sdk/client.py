@@ -57,8 +57,8 @@ def connect(url: str | None = None, api_key: str | None = None) -> Client:
     """Return a client.
 
     The address is `url`, else LIGHTMILL_URL, else this machine's platform. The key is `api_key`, else
-    LIGHTMILL_API_KEY, else the administrator's key file that `lightmill up` made here. Over HTTPS the platform must show
-    a certificate that the system or LIGHTMILL_TLS_CA vouches for; this machine's own one is known.
+    LIGHTMILL_API_KEY, else the administrator's key file that `lightmill up` made here. Over HTTPS the platform shows a
+    certificate that the system or LIGHTMILL_TLS_CA vouches for; this machine's own one is known.
 
     Raises:
         AuthenticationError: No API key was found.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lightmill.records import access, endpoints, keys, logs, signals
 from lightmill.records.base import Record
+from lightmill.records.masking import MaskingPolicy
 
 LIMITS = access.LimitsSpec(requests_per_s=2.5, burst=7, concurrency=3)
 ISSUER = access.JwtIssuer(
@@ -28,6 +29,9 @@ KEY = endpoints.ApiKey(
     limits=LIMITS,
     last_used="2026-01-01T00:00:00.000Z",
 )
+POLICY = MaskingPolicy.model_validate(
+    {"name": "staff", "version": 2, "rules": [{"detectors": ["all"], "action": "redact"}]}
+)
 DISTRIBUTION = signals.Distribution(bounds=(0.1, 1.0), counts=(1, 0, 2), total=7.25)
 ACCESS: list[Record] = [
     LIMITS,
@@ -45,6 +49,7 @@ ACCESS: list[Record] = [
     logs.PredictionLogSpec(sample=0.5, masking="staff@2", part_rows=5, part_s=2, buffer_bytes=1 << 20),
     logs.LogSpec(access=0.5),
     DISTRIBUTION,
+    signals.SignalsConfig(masking=POLICY, trace_url="http://localhost:4318/v1/traces", trace_ratio=0.5),
     signals.ReplicaSignals(
         endpoint="e",
         version="3",

@@ -15,7 +15,8 @@ from lightmill.records.base import iso_of
 
 QUEUED_MOST = 10_000
 PATH_MOST = 200
-_SECRETS = re.compile(rb"lm_([0-9a-f]{8})_[A-Za-z0-9_-]{8,}|eyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
+_SECRETS = re.compile(rb"lm_([0-9a-f]{8})_[A-Za-z0-9_-]*|eyJ[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)*")
+"""API keys and tokens, also cut off ones."""
 Write = Callable[[bytes], object]
 
 

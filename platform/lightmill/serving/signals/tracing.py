@@ -133,7 +133,7 @@ class Tracer:
         def named(id: int) -> SpanContext:
             return SpanContext(context.trace_id, id, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
 
-        start = int(found.at * NANO)
+        start = round(found.at * 1e6) * 1000  # a float holds microseconds since 1970, and no more
         resource = Resource({"service.name": "lightmill", "service.version": self._version})
         own = named(context.span_id)
         caller = named(context.parent_id) if context.parent_id else None
