@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -13,6 +13,7 @@ from ray import serve
 from lightmill.control.reconcile import Seen
 from lightmill.records.endpoints import ApiKey
 from lightmill.records.references import VersionId
+from lightmill.records.signals import SignalsConfig
 from lightmill.records.specs import EndpointSpec
 from lightmill.registry import RegistryLocation
 from lightmill.serving.application import (
@@ -38,13 +39,24 @@ class ServeAdapter:
         loopback: bool,
         allow_python: bool = False,
         trust: ssl.SSLContext | bool = True,
+        signals: Callable[[EndpointSpec], SignalsConfig] = lambda spec: SignalsConfig(),
     ) -> None:
-        """Work on Serve's applications; `trust` is what a client at `base_url` trusts."""
+        """Work on Serve's applications.
+
+        Args:
+            location: Where replicas find their models.
+            base_url: Where the platform answers.
+            loopback: Whether replicas listen on this machine only.
+            allow_python: Whether preparation steps may call functions.
+            trust: What a client at `base_url` trusts.
+            signals: Says of an endpoint how its replicas are to log and trace.
+        """
         self._location = location
         self._base_url = base_url
         self._loopback = loopback
         self._allow_python = allow_python
         self._trust = trust
+        self._signals = signals
         self._answering: set[str] = set()
 
     def seen(self) -> dict[str, Seen]:
@@ -97,6 +109,7 @@ class ServeAdapter:
             loopback=self._loopback,
             allow_python=self._allow_python,
             attempt=attempt,
+            signals=self._signals(spec),
         )
         target = serve.RunTarget(application, name=application_name(spec.name), route_prefix=route_prefix(spec.name))
         serve.run_many([target], wait_for_applications_running=False, wait_for_ingress_deployment_creation=False)

@@ -17,10 +17,28 @@ from lightmill.control.loop import ControlLoop
 from lightmill.control.metrics import MetricsReader
 from lightmill.control.ray_serve import ServeAdapter
 from lightmill.control.service import ControlService
+from lightmill.records.signals import SignalsConfig
+from lightmill.records.specs import EndpointSpec
+from lightmill.registry import PolicyBook
 from lightmill.serving.board import RayBoard
 from lightmill.settings import Settings
 from lightmill.wiring.log_masking import mask_logs
 from lightmill.wiring.platform import open_platform
+
+
+def signals_of(spec: EndpointSpec, settings: Settings, policies: PolicyBook) -> SignalsConfig:
+    """Return how an endpoint's replicas log and trace.
+
+    Raises:
+        NotFoundError: The masking policy of its prediction log does not exist.
+        IntegrityError: The policy is not what was added.
+    """
+    log = spec.log.predictions
+    return SignalsConfig(
+        masking=policies.get(log.masking).policy if log.sample else None,
+        trace_url=settings.trace_url,
+        trace_ratio=settings.trace_ratio,
+    )
 
 
 class ControlPlane:
@@ -38,6 +56,7 @@ class ControlPlane:
             loopback=settings.loopback,
             allow_python=settings.serve_python_steps,
             trust=settings.trust(settings.local_url),
+            signals=lambda spec: signals_of(spec, settings, platform.policies),
         )
         loop = ControlLoop(platform.catalog, platform.registry, serve, jobs)
         loop.begin()
