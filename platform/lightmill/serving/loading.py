@@ -19,7 +19,6 @@ from lightmill.models.language_model import LanguageModel
 from lightmill.models.text_model import OfTokens, TextClassifier, TextRegressor
 from lightmill.records.assets import ModelCard
 from lightmill.records.references import VersionId
-from lightmill.records.signature import Signature
 from lightmill.records.specs import EndpointSpec
 from lightmill.registry import RegistryLocation
 from lightmill.registry.tensors import load_into_module
@@ -68,9 +67,14 @@ def stand_before(service: InferenceService, gatekeeper: Gatekeeper, config: Pred
         RequestError: The endpoint's masking policy is missing, or names columns that it does not have.
     """
     spec = config.spec
-    nothing = Signature(inputs=(), outputs=())  # only a log of predictions looks at it, and opening a version is a call
-    signature = model_card(config.location, config.version).signature if spec.log.predictions.sample else nothing
-    signals = open_signals(spec, config.version, signature, config.location, config.signals, board=RayBoard())
+    signals = open_signals(
+        spec,
+        config.version,
+        lambda: model_card(config.location, config.version).signature,
+        config.location,
+        config.signals,
+        board=RayBoard(),
+    )
     signals.start()
     return Front(
         service,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 
 from lightmill.errors import RequestError
 from lightmill.masking import Masker
@@ -20,7 +21,7 @@ from lightmill.serving.signals.tracing import Tracer, otlp_exporter
 def open_signals(
     spec: EndpointSpec,
     version: VersionId,
-    signature: Signature,
+    signature: Callable[[], Signature],
     location: RegistryLocation,
     config: SignalsConfig,
     *,
@@ -32,7 +33,7 @@ def open_signals(
     Args:
         spec: What the endpoint should be.
         version: What this replica serves.
-        signature: The columns that it is sent and answers with.
+        signature: Gives the columns that it is sent and answers with; asked only where predictions are logged.
         location: Where predictions are sealed.
         config: What the deployment decided: the masking policy, where traces go.
         board: Where measurements go.
@@ -57,7 +58,11 @@ def open_signals(
 
 
 def _predictions(
-    spec: EndpointSpec, version: VersionId, signature: Signature, location: RegistryLocation, config: SignalsConfig
+    spec: EndpointSpec,
+    version: VersionId,
+    signature: Callable[[], Signature],
+    location: RegistryLocation,
+    config: SignalsConfig,
 ) -> PredictionLog | None:
     log = spec.log.predictions
     if not log.sample:
@@ -68,5 +73,5 @@ def _predictions(
         )
     registry = location.open()
     masker = Masker(config.masking, registry.keyring.masking_key(location.workspace))
-    check_policy(masker, signature)
+    check_policy(masker, signature())
     return PredictionLog(log, str(version), masker, seal_part(registry, spec.name, version))

@@ -207,13 +207,13 @@ def test_signals_of_a_specification_seal_what_they_are_told(tmp_path: Path) -> N
         {"name": "digits", "model": "m", "log": {"access": 0, "predictions": {"sample": 1, "masking": "staff@1"}}}
     )
     with pytest.raises(RequestError, match=r"'staff@1' is missing"):
-        open_signals(spec, VERSION, SIGNATURE, location, SignalsConfig())
-    signals = open_signals(spec, VERSION, SIGNATURE, location, SignalsConfig(masking=POLICY))
+        open_signals(spec, VERSION, lambda: SIGNATURE, location, SignalsConfig())
+    signals = open_signals(spec, VERSION, lambda: SIGNATURE, location, SignalsConfig(masking=POLICY))
     assert signals.predictions is not None and signals.predictions.wants()
     signals.start()
     signals.predictions.offer(predicted())
     signals.close()
     id = world.registry.resolve(AssetKind.RUN, Reference(name=run_name("digits")))
     assert read_part(world.registry, id).num_rows == 2
-    plain = open_signals(EndpointSpec(name="digits", model="m"), VERSION, SIGNATURE, location, SignalsConfig())
+    plain = open_signals(EndpointSpec(name="digits", model="m"), VERSION, lambda: SIGNATURE, location, SignalsConfig())
     assert plain.predictions is None
