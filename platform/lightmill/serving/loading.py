@@ -29,6 +29,7 @@ from lightmill.serving.gatekeeper import Gatekeeper
 from lightmill.serving.headers import Cors
 from lightmill.serving.predictor import PredictorConfig
 from lightmill.serving.service import InferenceService
+from lightmill.serving.signals.log_file import ray_log_folder
 from lightmill.serving.signals.opening import open_signals
 
 INLINE_S = 0.001
@@ -74,6 +75,7 @@ def stand_before(service: InferenceService, gatekeeper: Gatekeeper, config: Pred
         config.location,
         config.signals,
         board=RayBoard(),
+        folder=ray_log_folder(),
     )
     signals.start()
     return Front(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -69,6 +69,7 @@ def test_other_limits_forget_nothing_of_what_was_used() -> None:
     assert accepted(state, 0.5)
 
 
+@settings(deadline=None)
 @given(
     rate=st.floats(0.1, 1000),
     burst=st.integers(1, 50),
@@ -85,6 +86,7 @@ def test_no_window_has_more_than_the_burst_and_the_rate(rate: float, burst: int,
             assert last - first + 1 <= burst + rate * (times[last] - times[first]) + 1e-3
 
 
+@settings(deadline=None)
 @given(rate=st.floats(0.1, 1000), steps=st.lists(st.floats(1.0, 3.0), min_size=1, max_size=50))
 def test_who_keeps_to_the_rate_is_never_refused(rate: float, steps: list[float]) -> None:
     state, now = LimitState(LimitsSpec(requests_per_s=rate, burst=1)), 0.0
@@ -103,6 +105,7 @@ LIMITS = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(LIMITS, LIMITS)
 def test_two_limits_together_are_no_looser_than_either(one: LimitsSpec, other: LimitsSpec) -> None:
     both = together(one, other)
@@ -112,6 +115,7 @@ def test_two_limits_together_are_no_looser_than_either(one: LimitsSpec, other: L
     assert together(other, one) == both
 
 
+@settings(deadline=None)
 @given(LIMITS, st.integers(1, 64))
 def test_the_shares_of_replicas_sum_up_to_what_was_declared(limits: LimitsSpec, replicas: int) -> None:
     part = share(limits, replicas)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightmill.access import KeyChecker, mint_key, parse_key, rotate_key
@@ -104,6 +104,7 @@ def test_a_summary_says_in_which_state_a_key_is(fields: dict[str, str], state: K
     assert KeySummary.of(key.model_copy(update=fields), iso_of(NOON)).state == state
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_a_scope_lets_in_nowhere_else(text: str) -> None:
     try:

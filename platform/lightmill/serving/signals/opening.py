@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from pathlib import Path
 
 from lightmill.errors import RequestError
 from lightmill.masking import Masker
@@ -13,6 +14,7 @@ from lightmill.records.signature import Signature
 from lightmill.records.specs import EndpointSpec
 from lightmill.registry import RegistryLocation
 from lightmill.serving.board import Board
+from lightmill.serving.signals.log_file import LogFile
 from lightmill.serving.signals.predictions import PredictionLog, check_policy, seal_part
 from lightmill.serving.signals.signals import Signals
 from lightmill.serving.signals.tracing import Tracer, otlp_exporter
@@ -27,6 +29,7 @@ def open_signals(
     *,
     board: Board | None = None,
     replica: str = "",
+    folder: Path | None = None,
 ) -> Signals:
     """Return the signals of a replica; the caller starts them.
 
@@ -38,6 +41,7 @@ def open_signals(
         config: What the deployment decided: the masking policy, where traces go.
         board: Where measurements go.
         replica: A name of this replica that no other has; one is made if not given.
+        folder: Where the access log lies; it goes to standard error if not given.
 
     Raises:
         RequestError: The endpoint's masking policy is missing, or names columns that it does not have.
@@ -46,14 +50,16 @@ def open_signals(
     tracer = None
     if config.trace_url:
         tracer = Tracer(spec.name, number, otlp_exporter(config.trace_url), ratio=config.trace_ratio)
+    replica = replica or secrets.token_hex(4)
     return Signals(
         spec.name,
         number,
-        replica or secrets.token_hex(4),
+        replica,
         log=spec.log,
         board=board,
         tracer=tracer,
         predictions=_predictions(spec, version, signature, location, config),
+        write=LogFile(folder / f"access-{spec.name}-{replica}.jsonl") if folder else None,
     )
 
 

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import stat
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lightmill.access import mint_key
 from lightmill.serving.signals.access_log import AccessLog, Answered
+from lightmill.serving.signals.log_file import LogFile
 from tests.unit.access.issuing import token
 
 
@@ -88,3 +91,16 @@ def test_a_sample_keeps_a_share_and_every_error() -> None:
     none = AccessLog("digits", "4", 0.0, write=Lines())
     none.offer(answered(status=500))
     assert none.flush() == 0
+
+
+def test_a_file_rolls_over_and_the_oldest_goes(tmp_path: Path) -> None:
+    file = LogFile(tmp_path / "logs" / "access.jsonl", roll_bytes=10, kept=2)
+    for number in range(7):
+        file(b"line %d\n" % number)
+    found = {path.name: path.read_bytes() for path in file.path.parent.iterdir()}
+    assert found == {
+        "access.jsonl": b"line 6\n",
+        "access.jsonl.1": b"line 4\nline 5\n",
+        "access.jsonl.2": b"line 2\nline 3\n",
+    }
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o600

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -73,6 +73,7 @@ def test_what_was_recorded_is_what_is_read() -> None:
     assert found["lightmill_batch_rows_bucket"][(*own, "16")] == 1 == found["lightmill_batch_rows_sum"][own] / 9
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 100), max_size=50))
 def test_a_histogram_counts_every_value_once_and_in_order(values: list[float]) -> None:
     recorder = Recorder("e", "1", "r")
@@ -84,6 +85,7 @@ def test_a_histogram_counts_every_value_once_and_in_order(values: list[float]) -
         assert sum(counts[: place + 1]) == sum(value <= bound for value in values)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-5, 100_000), st.text(max_size=20), st.text(max_size=20)), max_size=200))
 def test_no_client_makes_more_series_than_there_are(requests: list[tuple[int, str, str]]) -> None:
     recorder = Recorder("e", "1", "r")
@@ -94,6 +96,7 @@ def test_no_client_makes_more_series_than_there_are(requests: list[tuple[int, st
     assert sum(count for _, _, count in found.requests) == len(requests)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=30))
 def test_a_label_may_hold_anything(name: str) -> None:
     text = render([Recorder("e", name, "r").snapshot()])
