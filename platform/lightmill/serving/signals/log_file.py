@@ -27,7 +27,8 @@ class LogFile:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with os.fdopen(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as file:
             file.write(data)
-            grown = file.tell() >= self._roll_bytes
+            file.flush()
+            grown = os.fstat(file.fileno()).st_size >= self._roll_bytes
         if grown:
             self._roll()
 
