@@ -20,6 +20,7 @@ from lightmill.serving.gatekeeper import Caller, Gatekeeper
 from lightmill.serving.headers import REQUEST_ID, SECURITY_HEADERS, Cors, RawHeaders, retry_after
 from lightmill.serving.signals.access_log import Answered
 from lightmill.serving.signals.signals import Signals
+from lightmill.serving.signals.tracing import TraceContext
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -138,28 +139,37 @@ class Front:
             if caller is not None:
                 self._gatekeeper.release(caller)
             self._signals.recorder.running -= 1
-            self._signals.finish(
-                Answered(
-                    at=at,
-                    request_id=name.decode(),
-                    caller=caller.id if caller is not None else "",
-                    method=scope["method"],
-                    path=scope["path"],
-                    status=phases.status,
-                    protocol=phases.protocol,
-                    total_s=perf_counter() - started,
-                    bytes_in=phases.bytes_in,
-                    bytes_out=phases.bytes_out,
-                    rows=phases.rows,
-                    queue_s=phases.queue_s,
-                    batch_wait_s=phases.batch_wait_s,
-                    compute_s=phases.compute_s,
-                    error=phases.error,
-                    trace_id=trace.id if trace is not None else None,
-                ),
-                trace,
-                phases.tokens,
-            )
+            self._tell(scope, at, perf_counter() - started, name, caller, phases, trace)
+
+    def _tell(
+        self,
+        scope: Scope,
+        at: float,
+        total_s: float,
+        name: bytes,
+        caller: Caller | None,
+        phases: Phases,
+        trace: TraceContext | None,
+    ) -> None:
+        answered = Answered(
+            at=at,
+            request_id=name.decode(),
+            caller=caller.id if caller is not None else "",
+            method=scope["method"],
+            path=scope["path"],
+            status=phases.status,
+            protocol=phases.protocol,
+            total_s=total_s,
+            bytes_in=phases.bytes_in,
+            bytes_out=phases.bytes_out,
+            rows=phases.rows,
+            queue_s=phases.queue_s,
+            batch_wait_s=phases.batch_wait_s,
+            compute_s=phases.compute_s,
+            error=phases.error,
+            trace_id=trace.id if trace is not None else None,
+        )
+        self._signals.finish(answered, trace, phases.tokens)
 
     def close(self) -> None:
         """Write the rest of what was to be told."""
