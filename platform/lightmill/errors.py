@@ -8,7 +8,8 @@ LightmillError
 │   │   └── ErasedError     it existed; its root key was destroyed on purpose
 │   ├── ConflictError       what was to be created exists, or changed meanwhile
 │   ├── MethodNotAllowedError  the route exists, but not with this method
-│   └── TooLargeError       more bytes than are taken
+│   ├── TooLargeError       more bytes than are taken
+│   └── TooManyRequestsError  more requests than the key may make; 429, with the time to come again
 ├── IntegrityError          the bytes are not what was written; loud; never retried
 ├── UnavailableError        try later; 503; the only branch that a retry touches
 └── JobError                a job ran and failed; its log says why
@@ -89,6 +90,16 @@ class TooLargeError(RequestError):
     """The body is larger than the receiver takes."""
 
     status = 413
+
+
+class TooManyRequestsError(RequestError):
+    """The key makes more requests than it may; `retry_after_s` says when the next one is let in."""
+
+    status = 429
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class IntegrityError(LightmillError):

@@ -8,10 +8,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import ssl
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lightmill.errors import RequestError
@@ -52,6 +53,13 @@ class Settings(BaseSettings):
     cache_bytes: int | None = Field(default=None, ge=0)
     spill_path: Path | None = None
     log_masking: str = ""
+    jwt_issuers: Path | None = None
+    tls: Literal["", "generate"] = ""
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
+    trace_url: str = ""
+    trace_ratio: float = Field(default=0.0, ge=0, le=1)
     url: str = ""
     api_key: SecretStr | None = None
 
@@ -60,10 +68,18 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
-    @field_validator("passphrase_file", "spill_path")
+    @field_validator("passphrase_file", "spill_path", "jwt_issuers", "tls_certificate", "tls_key", "tls_ca")
     @classmethod
     def _absolute_or_none(cls, value: Path | None) -> Path | None:
         return value.expanduser().absolute() if value and value != Path() else None
+
+    @model_validator(mode="after")
+    def _one_certificate(self) -> Self:
+        if self.tls_key and not self.tls_certificate:
+            raise ValueError("LIGHTMILL_TLS_KEY needs LIGHTMILL_TLS_CERTIFICATE, the certificate that it belongs to")
+        if self.tls and self.tls_certificate:
+            raise ValueError("LIGHTMILL_TLS=generate and LIGHTMILL_TLS_CERTIFICATE exclude each other; set one of them")
+        return self
 
     @classmethod
     def read(cls) -> Self:
@@ -76,6 +92,8 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as exc:
             problem = exc.errors()[0]
+            if not problem["loc"]:
+                raise RequestError(f"{problem['msg'].removeprefix('Value error, ')}.") from exc
             name = "LIGHTMILL_" + "_".join(str(part) for part in problem["loc"]).upper()
             raise RequestError(f"The environment variable {name} is {problem['input']!r}: {problem['msg']}.") from exc
 
@@ -124,7 +142,44 @@ class Settings(BaseSettings):
     @property
     def local_url(self) -> str:
         """The platform's HTTP address on its own machine, which LIGHTMILL_URL does not change."""
-        return f"http://{self.host}:{self.http_port}"
+        return f"{'https' if self.encrypted else 'http'}://{self.host}:{self.http_port}"
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the platform's HTTP port speaks TLS."""
+        return bool(self.tls or self.tls_certificate)
+
+    @property
+    def tls_path(self) -> Path:
+        """Certificate and private key of the HTTP port in one 0600 file, as HAProxy reads them."""
+        return self.home / "keys" / "tls.pem"
+
+    @property
+    def tls_certificate_path(self) -> Path:
+        """The certificate of the HTTP port without its key, for clients elsewhere to trust if it was generated."""
+        return self.home / "keys" / "tls.crt"
+
+    def trust(self, url: str) -> ssl.SSLContext | bool:
+        """Return what a client of the platform at `url` trusts, as httpx takes it.
+
+        This machine's platform is known by its very certificate, whatever names stand in it; another one by the
+        certificates in LIGHTMILL_TLS_CA, or by those of the system.
+
+        Raises:
+            RequestError: LIGHTMILL_TLS_CA names no file of certificates.
+        """
+        own = url.rstrip("/") == self.local_url and self.tls_certificate_path.is_file()
+        if not url.startswith("https:") or not (own or self.tls_ca):
+            return True
+        file = self.tls_certificate_path if own else self.tls_ca
+        try:
+            context = ssl.create_default_context(cafile=file)
+        except OSError as exc:  # ssl.SSLError is one
+            raise RequestError(f"{file} holds no certificates; correct LIGHTMILL_TLS_CA.") from exc
+        if own:
+            context.check_hostname = False
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        return context
 
     @property
     def keyring_path(self) -> Path:
@@ -195,6 +250,13 @@ class Settings(BaseSettings):
             **({} if self.cache_bytes is None else {"LIGHTMILL_CACHE_BYTES": str(self.cache_bytes)}),
             "LIGHTMILL_SPILL_PATH": str(self.spill_folder),
             "LIGHTMILL_LOG_MASKING": self.log_masking,
+            "LIGHTMILL_JWT_ISSUERS": str(self.jwt_issuers or ""),
+            "LIGHTMILL_TLS": self.tls,
+            "LIGHTMILL_TLS_CERTIFICATE": str(self.tls_certificate or ""),
+            "LIGHTMILL_TLS_KEY": str(self.tls_key or ""),
+            "LIGHTMILL_TLS_CA": str(self.tls_ca or ""),
+            "LIGHTMILL_TRACE_URL": self.trace_url,
+            "LIGHTMILL_TRACE_RATIO": str(self.trace_ratio),
             "LIGHTMILL_DASHBOARD_PORT": str(self.dashboard_port),
             # Ray closed to strangers: its token on, its ports on loopback (what Ray does on laptops).
             "RAY_AUTH_MODE": "token",

@@ -18,6 +18,7 @@ TABLE = {
     "ConflictError": (409, 4),
     "MethodNotAllowedError": (405, 2),
     "TooLargeError": (413, 2),
+    "TooManyRequestsError": (429, 2),
     "AuthenticationError": (401, 5),
     "ForbiddenError": (403, 5),
     "IntegrityError": (500, 6),

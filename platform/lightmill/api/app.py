@@ -14,22 +14,28 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from lightmill.access import KeyChecker
-from lightmill.api.gate import Gate
+from lightmill.api.gate import Checker, Gate
+from lightmill.api.keys import key_router
+from lightmill.api.metrics import metrics_router
 from lightmill.api.routes import PREFIX, api_router
 from lightmill.api.server import server_router
+from lightmill.control.access import KeyService
 from lightmill.control.service import ControlService
 from lightmill.errors import LightmillError
 
-Keys = Callable[[], KeyChecker]
+Keys = Callable[[], Checker]
 
 
-def build_app(service: ControlService, keys: Keys, version: str) -> FastAPI:
-    """Return the application; `keys` gives the present API keys."""
+def build_app(
+    service: ControlService, keys: Keys, version: str, key_service: KeyService, metrics: Callable[[], str]
+) -> FastAPI:
+    """Return the application; `keys` gives who is known at present, `metrics` the text of all metrics."""
     app = FastAPI(title="Lightmill", version=version, description="The control plane of a Lightmill platform.")
     handle_errors(app)
     app.add_middleware(Gate, keys=keys, prefix=PREFIX)
     app.include_router(api_router(service, version))
+    app.include_router(key_router(key_service))
+    app.include_router(metrics_router(metrics))
     app.include_router(server_router(service, version))
     return app
 

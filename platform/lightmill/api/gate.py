@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lightmill.access import KeyChecker
-from lightmill.errors import AuthenticationError, RequestError, TooLargeError
+from lightmill.access import Identity
+from lightmill.errors import AuthenticationError, ForbiddenError, RequestError, TooLargeError
+from lightmill.records.access import ADMIN, METRICS
+from lightmill.records.endpoints import ApiKey
 
 BODY_MAX_BYTES = 2 << 20
+METRICS_ROUTE = "/metrics"
+
+
+class Checker(Protocol):
+    """Finds out who asks, such as `access.Identifier`."""
+
+    def check_headers(self, headers: Iterable[tuple[bytes, bytes]], /) -> ApiKey | Identity:
+        """Return who sends raw ASGI headers; AuthenticationError if nobody who is known."""
+        ...
 
 
 class Gate:
     """ASGI middleware in front of every path below `prefix`."""
 
-    def __init__(self, app: ASGIApp, *, keys: Callable[[], KeyChecker], prefix: str) -> None:
+    def __init__(self, app: ASGIApp, *, keys: Callable[[], Checker], prefix: str) -> None:
         self._app = app
         self._keys = keys
         self._prefix = prefix
@@ -28,12 +40,20 @@ class Gate:
             await self._app(scope, receive, send)
             return
         try:
-            await run_in_threadpool(lambda: self._keys().check_headers(scope["headers"]))
+            known = await run_in_threadpool(lambda: self._keys().check_headers(scope["headers"]))
+            _check_scope(known.scopes, scope["path"].removeprefix(self._prefix))
             _check_declared(scope)
         except RequestError as exc:
             await _refuse(exc)(scope, receive, send)
             return
         await self._app(scope, _counted(receive), send)
+
+
+def _check_scope(scopes: tuple[str, ...], route: str) -> None:
+    if ADMIN not in scopes and not (METRICS in scopes and route == METRICS_ROUTE):
+        raise ForbiddenError(
+            f"The key may not use the control API; it needs the scope {ADMIN}, and has: {', '.join(scopes) or 'none'}."
+        )
 
 
 def _check_declared(scope: Scope) -> None:

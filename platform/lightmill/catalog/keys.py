@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Mapping
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 
 from lightmill.catalog.database import Database, as_record, insert_into
 from lightmill.catalog.tables import api_keys
@@ -42,6 +43,32 @@ class Keys:
         with self._database.read() as connection:
             row = connection.execute(select(api_keys).where(api_keys.c.id == id)).mappings().first()
         return None if row is None else as_record(ApiKey, row)
+
+    def replace_secret(self, before: ApiKey, after: ApiKey) -> None:
+        """Write a rotated key in place of what was read before it.
+
+        Raises:
+            ConflictError: Somebody else rotated or revoked it meanwhile.
+        """
+        table = api_keys
+        statement = (
+            update(table)
+            .where(table.c.id == before.id, table.c.secret_sha256 == before.secret_sha256, table.c.revoked.is_(None))
+            .values(secret_sha256=after.secret_sha256, old_sha256=after.old_sha256, old_until=after.old_until)
+            .returning(table.c.id)
+        )
+        with self._database.write() as connection:
+            found = connection.execute(statement).first()
+        if found is None:
+            raise ConflictError(f"The API key {before.id!r} was rotated or revoked by somebody else; look again.")
+
+    def used(self, seen: Mapping[str, str]) -> None:
+        """Write down when keys were last used, by their ids; earlier times than those written change nothing."""
+        table = api_keys
+        with self._database.write() as connection:
+            for id, at in sorted(seen.items()):
+                newer = or_(table.c.last_used.is_(None), table.c.last_used < at)
+                connection.execute(update(table).where(table.c.id == id, newer).values(last_used=at))
 
     def revoke(self, id: str, at: str) -> None:
         """Revoke a key from `at` on; a key that is revoked already keeps its first time.

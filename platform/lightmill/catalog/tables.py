@@ -28,7 +28,7 @@ from sqlalchemy import (
     column,
 )
 
-HEAD = "0004"
+HEAD = "0005"
 """The revision of these tables; revisions are numbers, so that a newer one can be told from an older one."""
 
 REVISION_TABLE = "lightmill_revision"
@@ -209,6 +209,12 @@ api_keys = Table(
     Column("role", _text, nullable=False),
     Column("created", _text, nullable=False),
     Column("revoked", _text),
+    Column("scopes", _json, nullable=False, server_default='["admin"]'),
+    Column("limits", _json, nullable=False, server_default="{}"),
+    Column("expires", _text),
+    Column("old_sha256", _text),
+    Column("old_until", _text),
+    Column("last_used", _text),
 )
 
 # `signed` is what counts and is verified by whoever reads it; the other columns find it.

@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from lightmill.cli import assets, demo, endpoints, jobs, keys, lineage, masking, node, planning, registry
+from lightmill.cli import api_keys, assets, demo, endpoints, jobs, keys, lineage, masking, node, planning, registry
 from lightmill.cli.output import fail
 from lightmill.errors import LightmillError
 
@@ -31,6 +31,7 @@ lineage.add_to(app)
 endpoints.add_to(app)
 registry.add_to(app)
 keys.add_to(app)
+api_keys.add_to(app)
 masking.add_to(app)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import ssl
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ from ray import serve
 from lightmill.control.reconcile import Seen
 from lightmill.records.endpoints import ApiKey
 from lightmill.records.references import VersionId
+from lightmill.records.signals import SignalsConfig
 from lightmill.records.specs import EndpointSpec
 from lightmill.registry import RegistryLocation
 from lightmill.serving.application import (
@@ -30,12 +32,31 @@ class ServeAdapter:
     """Endpoints as Serve applications of the cluster that this process is part of."""
 
     def __init__(
-        self, location: RegistryLocation, base_url: str, *, loopback: bool, allow_python: bool = False
+        self,
+        location: RegistryLocation,
+        base_url: str,
+        *,
+        loopback: bool,
+        allow_python: bool = False,
+        trust: ssl.SSLContext | bool = True,
+        signals: Callable[[EndpointSpec], SignalsConfig] = lambda spec: SignalsConfig(),
     ) -> None:
+        """Work on Serve's applications.
+
+        Args:
+            location: Where replicas find their models.
+            base_url: Where the platform answers.
+            loopback: Whether replicas listen on this machine only.
+            allow_python: Whether preparation steps may call functions.
+            trust: What a client at `base_url` trusts.
+            signals: Says of an endpoint how its replicas are to log and trace.
+        """
         self._location = location
         self._base_url = base_url
         self._loopback = loopback
         self._allow_python = allow_python
+        self._trust = trust
+        self._signals = signals
         self._answering: set[str] = set()
 
     def seen(self) -> dict[str, Seen]:
@@ -62,7 +83,12 @@ class ServeAdapter:
         """
         if endpoint not in self._answering:
             try:
-                answer = httpx.get(f"{self._base_url}{route_prefix(endpoint)}/ready", timeout=PROBE_S, trust_env=False)
+                answer = httpx.get(
+                    f"{self._base_url}{route_prefix(endpoint)}/ready",
+                    timeout=PROBE_S,
+                    trust_env=False,
+                    verify=self._trust,
+                )
             except httpx.HTTPError:
                 return False
             if answer.status_code not in (200, 401):
@@ -83,6 +109,7 @@ class ServeAdapter:
             loopback=self._loopback,
             allow_python=self._allow_python,
             attempt=attempt,
+            signals=self._signals(spec),
         )
         target = serve.RunTarget(application, name=application_name(spec.name), route_prefix=route_prefix(spec.name))
         serve.run_many([target], wait_for_applications_running=False, wait_for_ingress_deployment_creation=False)

@@ -182,11 +182,13 @@ class ControlService:
 
         Raises:
             RequestError: The specification is invalid.
-            NotFoundError: Its model, version or alias does not exist.
+            NotFoundError: Its model, version or alias does not exist, or the masking policy of its log.
         """
         parsed = parse_spec(EndpointSpec, spec, "The endpoint specification")
         reference: Reference = parse_reference(parsed.model)
         wanted = self._registry.resolve(AssetKind.MODEL, reference)
+        if parsed.log.predictions.sample:
+            PolicyBook(self._catalog, self._registry.keyring).get(parsed.log.predictions.masking)
         endpoint = self._catalog.endpoints.put(parsed)
         if endpoint.state is EndpointState.READY and endpoint.version != wanted:
             # The alias moved and the loop has not seen it yet: whoever waits must not take the old version for ready.

@@ -1,7 +1,7 @@
-"""Keeps every port of HAProxy on the platform's address.
+"""Keeps every port of HAProxy on the platform's address, and encrypts the public ones if there is a certificate.
 
-Ray writes HAProxy's configuration with its statistics and metrics ports on all interfaces and offers no
-setting for that. It does let the binary be chosen; ours rewrites those two lines and runs the real one.
+Ray writes HAProxy's configuration with its statistics and metrics ports on all interfaces, and without TLS, and
+offers no setting for either. It does let the binary be chosen; ours rewrites those lines and runs the real one.
 """
 
 from __future__ import annotations
@@ -12,25 +12,52 @@ from pathlib import Path
 from lightmill.settings import Settings
 
 _SCRIPT = """#!/bin/sh
-# Written by `lightmill up`: binds HAProxy's statistics and metrics ports to {host} alone.
+# Written by `lightmill up`: binds HAProxy's statistics and metrics ports to {host} alone{purpose}.
 previous=
 for argument in "$@"; do
   if [ "$previous" = "-f" ]; then
-    sed -i -E 's/bind (\\*|0\\.0\\.0\\.0)?:/bind {host}:/' "$argument"
+    sed -i -E {edits} "$argument"
   fi
   previous="$argument"
 done
 exec "{binary}" "$@"
 """
 
+CIPHERS = (
+    "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"
+    "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
+)
+CIPHER_SUITES = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+"""What clients of the last ten years speak, with forward secrecy (Mozilla, Server Side TLS, intermediate)."""
+
 
 def write_haproxy(settings: Settings) -> None:
-    """Write the wrapper that Ray runs as HAProxy."""
+    """Write the wrapper that Ray runs as HAProxy; `launch.tls` has written the certificate, if there is one."""
     folder = settings.run_path / "h"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    edits = [rf"s/bind (\*|0\.0\.0\.0)?:/bind {settings.host}:/"]
+    if settings.encrypted:
+        # A link, since the path of a home may hold what a configuration cannot; the key stays where it is.
+        link = folder / "tls.pem"
+        link.unlink(missing_ok=True)
+        link.symlink_to(settings.tls_path)
+        edits += _encrypting(settings.http_port, link)
     script = folder / "haproxy"
-    script.write_text(_SCRIPT.format(host=settings.host, binary=_binary()))
+    purpose = ", and speaks TLS on the HTTP port" if settings.encrypted else ""
+    quoted = " ".join(f"-e '{edit}'" for edit in edits)
+    script.write_text(_SCRIPT.format(host=settings.host, purpose=purpose, edits=quoted, binary=_binary()))
     script.chmod(0o700)
+
+
+def _encrypting(port: int, certificate: Path) -> list[str]:
+    """Return the edits that make the public ports speak TLS 1.2 and later.
+
+    A line that was edited ends otherwise, so that a configuration may be edited twice.
+    """
+    options = f"ssl crt {certificate} ssl-min-ver TLSv1.2 ciphers {CIPHERS} ciphersuites {CIPHER_SUITES}"
+    http = rf"s#^( *bind [^ ]+:{port}) *$#\1 {options} alpn h2,http/1.1#"
+    grpc = rf"s#^( *bind [^ ]+:[0-9]+ proto h2) *$#\1 {options} alpn h2#"
+    return [http, grpc]
 
 
 def _binary() -> Path:

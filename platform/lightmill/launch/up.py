@@ -92,7 +92,12 @@ def _ray_lives(state: PlatformState) -> bool:
 
 def _live(settings: Settings) -> bool:
     try:
-        answer = httpx.get(f"{settings.local_url}/v2/health/live", timeout=5.0, trust_env=False)
+        answer = httpx.get(
+            f"{settings.local_url}/v2/health/live",
+            timeout=5.0,
+            trust_env=False,
+            verify=settings.trust(settings.local_url),
+        )
         return answer.json() == {"live": True}
     except (httpx.HTTPError, ValueError):
         return False
@@ -116,6 +121,14 @@ def _start(settings: Settings, say: Say, ray_address: str | None) -> PlatformSta
         environment["LIGHTMILL_CATALOG"] = settings.catalog
     say(f"Preparing key ring, store and catalog in {settings.home} ...")
     _run([sys.executable, "-m", "lightmill.wiring"], environment, RAY_START_S, "the preparation")
+    from lightmill.launch.tls import write_certificate  # cryptography takes long to load, and few commands need it
+
+    certificate = write_certificate(settings)
+    if certificate:
+        say(
+            f"HTTPS with the certificate {certificate.path}, good until {certificate.expires:%Y-%m-%d}; "
+            f"SHA-256 {certificate.fingerprint}"
+        )
     write_haproxy(settings)
     _remove_old_sessions(ray_folder(settings))
     write_state(settings, state)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from lightmill.records.access import LimitsSpec, Scopes, Time
 from lightmill.records.base import Record
 from lightmill.records.references import VersionId
 from lightmill.records.specs import EndpointSpec
@@ -40,11 +41,30 @@ class Endpoint(Record):
 
 
 class ApiKey(Record):
-    """An API key as it is kept: never the key, only its id and the SHA-256 of its secret, in hex."""
+    """An API key as it is kept: never the key, only its id and the SHA-256 of its secret, in hex.
+
+    Attributes:
+        scopes: What it may do; see `records.access`.
+        expires: From when on it is refused; None for never.
+        old_sha256: The secret before the last rotation, good until `old_until`.
+        limits: How much it may ask of one endpoint.
+        last_used: When an endpoint last saw it, give or take a minute.
+    """
 
     id: str
     name: str
     secret_sha256: str
     role: str = "admin"
+    scopes: Scopes = ()
     created: str = ""
+    expires: Time | None = None
     revoked: str | None = None
+    old_sha256: str | None = None
+    old_until: Time | None = None
+    limits: LimitsSpec = LimitsSpec()
+    last_used: str | None = None
+
+    @property
+    def prefix(self) -> str:
+        """The public beginning of the key's text, by which people tell keys apart."""
+        return f"lm_{self.id}"

@@ -14,7 +14,9 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from lightmill.errors import NotFoundError, RequestError
+from lightmill.records.access import AccessSpec, EndpointLimits
 from lightmill.records.base import Record
+from lightmill.records.logs import LogSpec
 from lightmill.records.references import check_alias, check_name, parse_reference
 from lightmill.records.signature import Architecture
 from lightmill.records.splitting import DistributionSpec
@@ -211,6 +213,9 @@ class EndpointSpec(Spec):
     replicas: ReplicasSpec = ReplicasSpec()
     batching: BatchingSpec = BatchingSpec()
     resources: ReplicaResources = ReplicaResources()
+    access: AccessSpec = AccessSpec()
+    limits: EndpointLimits = EndpointLimits()
+    log: LogSpec = LogSpec()
 
     @field_validator("name")
     @classmethod

@@ -1,4 +1,4 @@
-"""The client: datasets, jobs, models and endpoints of one platform."""
+"""The client: datasets, jobs, models, endpoints and API keys of one platform."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from lightmill.records.platform import PlatformStatus
 from lightmill.sdk.assets import Datasets, Models
 from lightmill.sdk.endpoints import Endpoints
 from lightmill.sdk.jobs import Jobs
+from lightmill.sdk.keys import ApiKeys
 from lightmill.sdk.transport import Transport, path
 from lightmill.settings import Settings
 
 
 class Client:
-    """A platform over HTTP. Each attribute is one noun: `datasets`, `jobs`, `models`, `endpoints`."""
+    """A platform over HTTP. Each attribute is one noun: `datasets`, `jobs`, `models`, `endpoints`, `api_keys`."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -25,6 +26,7 @@ class Client:
         self.jobs = Jobs(transport)
         self.models = Models(transport)
         self.endpoints = Endpoints(transport)
+        self.api_keys = ApiKeys(transport)
 
     def __repr__(self) -> str:
         return f"Client({self.url})"
@@ -55,13 +57,15 @@ def connect(url: str | None = None, api_key: str | None = None) -> Client:
     """Return a client.
 
     The address is `url`, else LIGHTMILL_URL, else this machine's platform. The key is `api_key`, else
-    LIGHTMILL_API_KEY, else the administrator's key file that `lightmill up` made here.
+    LIGHTMILL_API_KEY, else the administrator's key file that `lightmill up` made here. Over HTTPS the platform shows a
+    certificate that the system or LIGHTMILL_TLS_CA vouches for; this machine's own one is known.
 
     Raises:
         AuthenticationError: No API key was found.
     """
     settings = Settings.read()
-    return Client(Transport(url or settings.base_url, _api_key(settings, api_key)))
+    address = url or settings.base_url
+    return Client(Transport(address, _api_key(settings, api_key), settings.trust(address)))
 
 
 def _api_key(settings: Settings, given: str | None) -> SecretStr:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 from urllib.parse import quote
 
@@ -19,6 +20,7 @@ _BY_STATUS = {
     403: "ForbiddenError",
     404: "NotFoundError",
     409: "ConflictError",
+    429: "TooManyRequestsError",
     503: "UnavailableError",
 }
 
@@ -38,8 +40,8 @@ def path(*parts: str) -> str:
 class Transport:
     """Sends requests with the API key; safe to use from several threads."""
 
-    def __init__(self, url: str, api_key: SecretStr) -> None:
-        """Open a connection to the platform at `url`.
+    def __init__(self, url: str, api_key: SecretStr, trust: ssl.SSLContext | bool = True) -> None:
+        """Open a connection to the platform at `url`; `trust` are the certificates to believe over HTTPS.
 
         Raises:
             RequestError: `url` is none.
@@ -53,6 +55,7 @@ class Transport:
             base_url=self.url,
             headers={"Authorization": f"Bearer {api_key.get_secret_value()}"},
             timeout=httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            verify=trust,
             # A proxy for the world outside must not see what is said to this machine, the key least of all.
             trust_env=host not in ("127.0.0.1", "localhost", "::1"),
         )

@@ -12,6 +12,7 @@ from ray.serve.config import AutoscalingConfig
 
 from lightmill.records.endpoints import ApiKey
 from lightmill.records.references import VersionId
+from lightmill.records.signals import SignalsConfig
 from lightmill.records.specs import EndpointSpec
 from lightmill.registry import RegistryLocation
 from lightmill.serving.predictor import KeysConfig, Predictor, PredictorConfig
@@ -40,6 +41,7 @@ def build_application(
     loopback: bool,
     allow_python: bool = False,
     attempt: int = 0,
+    signals: SignalsConfig = SignalsConfig(),  # noqa: B008 - a frozen record
 ) -> Application:
     """Return the application of one endpoint at one version.
 
@@ -48,7 +50,12 @@ def build_application(
     the model's preparation call functions. `attempt` counts deliberate retries of a deployment that failed.
     """
     config = PredictorConfig(
-        spec=spec, version=version, location=location, loopback=loopback, allow_python=allow_python
+        spec=spec,
+        version=version,
+        location=location,
+        loopback=loopback,
+        allow_python=allow_python,
+        signals=signals,
     )
     deploy: Any = serve.deployment(
         name="predictor",

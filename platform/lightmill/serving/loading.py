@@ -23,7 +23,14 @@ from lightmill.records.specs import EndpointSpec
 from lightmill.registry import RegistryLocation
 from lightmill.registry.tensors import load_into_module
 from lightmill.serving.batcher import Batcher
+from lightmill.serving.board import RayBoard
+from lightmill.serving.front import Front
+from lightmill.serving.gatekeeper import Gatekeeper
+from lightmill.serving.headers import Cors
+from lightmill.serving.predictor import PredictorConfig
 from lightmill.serving.service import InferenceService
+from lightmill.serving.signals.log_file import ray_log_folder
+from lightmill.serving.signals.opening import open_signals
 
 INLINE_S = 0.001
 WARM_UP_ROUNDS = 5
@@ -52,6 +59,41 @@ def load_service(
     return InferenceService(
         spec.name, version, model.card, batcher, KeyChecker(()), check=check, allow_python=allow_python
     )
+
+
+def stand_before(service: InferenceService, gatekeeper: Gatekeeper, config: PredictorConfig) -> Front:
+    """Return a replica's service behind its door, with its signals started.
+
+    Raises:
+        RequestError: The endpoint's masking policy is missing, or names columns that it does not have.
+    """
+    spec = config.spec
+    signals = open_signals(
+        spec,
+        config.version,
+        lambda: model_card(config.location, config.version).signature,
+        config.location,
+        config.signals,
+        board=RayBoard(),
+        folder=ray_log_folder(),
+    )
+    signals.start()
+    return Front(
+        service,
+        gatekeeper,
+        signals,
+        body_bytes=spec.limits.body_bytes,
+        cors=Cors(spec.access.cors_origins),
+        open_paths=(f"/v2/models/{spec.name}/docs",),
+    )
+
+
+def model_card(location: RegistryLocation, id: VersionId) -> ModelCard:
+    """Return what a version says of itself; IntegrityError if it is no model."""
+    card = location.open().open(id).manifest.model
+    if card is None:
+        raise IntegrityError(f"{id} is no model version.")
+    return card
 
 
 def load_model(location: RegistryLocation, id: VersionId, device: str = "cpu", *, allow_python: bool = False) -> Model:

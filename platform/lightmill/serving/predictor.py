@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lightmill.access import KeyChecker
 from lightmill.records.base import Record
 from lightmill.records.endpoints import ApiKey
+from lightmill.records.keys import AccessSet
 from lightmill.records.references import VersionId
+from lightmill.records.signals import SignalsConfig
 from lightmill.records.specs import EndpointSpec
 from lightmill.registry import RegistryLocation
 from lightmill.serving.transport import keep_transport_private
 
 if TYPE_CHECKING:
-    from lightmill.serving.service import InferenceService
+    from lightmill.serving.front import Front
 
 
 class PredictorConfig(Record):
@@ -27,10 +28,14 @@ class PredictorConfig(Record):
     location: RegistryLocation
     loopback: bool
     allow_python: bool = False
+    signals: SignalsConfig = SignalsConfig()
 
 
 class KeysConfig(Record):
-    """What changes without a restart: who may call. Hashes of random keys are no secret."""
+    """Who may call, as a replica hears it first; from then on it follows `serving.access_feed`.
+
+    Hashes of random keys are no secret.
+    """
 
     keys: tuple[ApiKey, ...]
 
@@ -41,14 +46,28 @@ class Predictor:
     def __init__(self, config: str) -> None:
         parsed = PredictorConfig.model_validate_json(config)
         keep_transport_private(parsed.loopback)
-        from lightmill.serving.loading import load_service
+        from lightmill.serving.access_feed import follow_access
+        from lightmill.serving.front import Admitted
+        from lightmill.serving.gatekeeper import Gatekeeper
+        from lightmill.serving.loading import load_service, stand_before
 
         self._service = load_service(parsed.spec, parsed.version, parsed.location, allow_python=parsed.allow_python)
+        self._service.keys = Admitted()
+        self._gatekeeper = Gatekeeper(parsed.spec.name, limits=parsed.spec.limits)
+        self._front = stand_before(self._service, self._gatekeeper, parsed)
+        self._following = follow_access(self._gatekeeper.renew)
 
     def reconfigure(self, keys: dict[str, object]) -> None:
-        """Take a new set of API keys; Serve calls it without restarting the replica."""
-        self._service.keys = KeyChecker(KeysConfig.model_validate(keys).keys)
+        """Take the API keys that this replica was deployed with, unless newer ones have come by the feed."""
+        if not self._following.following:
+            self._gatekeeper.renew(AccessSet(keys=KeysConfig.model_validate(keys).keys))
 
-    def __serve_build_asgi_app__(self) -> InferenceService:
+    def __del__(self) -> None:
+        """Write the rest of logs; Serve calls it when the replica has drained."""
+        front = getattr(self, "_front", None)
+        if front is not None:
+            front.close()
+
+    def __serve_build_asgi_app__(self) -> Front:
         """Return the application that answers this replica's HTTP requests."""
-        return self._service
+        return self._front

@@ -17,6 +17,7 @@ from lightmill.catalog.migrate import scripts
 from lightmill.catalog.tables import HEAD, REVISION_TABLE, metadata
 from lightmill.errors import UnavailableError
 from lightmill.records.annotations import Notes
+from lightmill.records.endpoints import ApiKey
 from lightmill.records.references import AssetKind
 from lightmill.records.search import SearchOrder, parse_query
 from tests.unit.catalog.examples import run_together
@@ -111,6 +112,25 @@ def test_versions_of_the_first_revision_are_kept_and_become_searchable(url: str)
         query = parse_query("metrics.accuracy>=0.9 digits")
         assert catalog.search.versions(AssetKind.MODEL, query, SearchOrder(), limit=9).versions == (summary,)
         assert catalog.notes.get(AssetKind.MODEL, "digits", 1) == Notes()
+
+
+def test_keys_from_before_scopes_may_do_everything_as_they_could(url: str) -> None:
+    database = Database(url)
+    with database.migration() as connection:
+        config = scripts()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0004")
+        connection.execute(
+            sa.text(
+                "INSERT INTO api_keys (id, name, secret_sha256, role, created) "
+                "VALUES ('00112233', 'ci', 'aa', 'admin', '2026-01-01')"
+            )
+        )
+    with Catalog.open(url) as catalog:
+        catalog.migrate()
+        assert catalog.keys.list() == [
+            ApiKey(id="00112233", name="ci", secret_sha256="aa", scopes=("admin",), created="2026-01-01")
+        ]
 
 
 def test_a_migration_that_fails_leaves_nothing(url: str) -> None:

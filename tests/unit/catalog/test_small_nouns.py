@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from lightmill.access import mint_key
+from lightmill.access import mint_key, rotate_key
 from lightmill.catalog import Catalog
 from lightmill.errors import ConflictError, NotFoundError
+from lightmill.records.access import LimitsSpec
 from lightmill.records.jobs import EpochMetrics
 
 
@@ -41,6 +42,18 @@ def test_a_key_id_is_used_once_and_a_missing_one_is_named(catalog: Catalog) -> N
         catalog.keys.add(key)
     with pytest.raises(NotFoundError, match=key.id):
         catalog.keys.revoke("ffffffff", "t1")
+
+
+def test_a_key_keeps_all_that_it_was_given(catalog: Catalog) -> None:
+    limits = LimitsSpec(requests_per_s=2.5, burst=3, concurrency=1)
+    _, key = mint_key("ci", scopes=("predict:a", "metrics"), expires="2030-01-01T00:00:00.000Z", limits=limits)
+    catalog.keys.add(key)
+    _, rotated = rotate_key(key, 60, now=1e9)
+    catalog.keys.replace_secret(key, rotated)
+    assert catalog.keys.by_id(key.id) == rotated
+    catalog.keys.revoke(key.id, "t1")
+    with pytest.raises(ConflictError, match="rotated or revoked by somebody else"):
+        catalog.keys.replace_secret(rotated, key)
 
 
 def test_a_fact_is_set_once(catalog: Catalog) -> None:

@@ -20,6 +20,10 @@ ROOT = Path(__file__).parents[3]
 SCRIPT = "from lightmill.cli import main; main()"
 FROZEN = {
     "": ["--debug"],
+    "api-keys create": ["name", "--scope", "--expires", "--rate", "--burst", "--concurrency", "--json"],
+    "api-keys list": ["--json"],
+    "api-keys revoke": ["id", "--json"],
+    "api-keys rotate": ["id", "--overlap", "--json"],
     "cluster": [],
     "datasets alias": ["name", "alias", "version", "--expect", "--json"],
     "datasets alias-history": ["name", "alias", "--json"],

@@ -14,6 +14,7 @@ import lightmill.records
 from lightmill.records import annotations, assets, care, endpoints, jobs, platform, references, search, signature, specs
 from lightmill.records.base import Record, now_iso
 from lightmill.records.references import AssetKind, VersionId
+from tests.unit.records.access_examples import ACCESS
 from tests.unit.records.data_examples import DATA
 from tests.unit.records.plan_examples import PLANS
 from tests.unit.records.quality_examples import EXAMPLES
@@ -201,6 +202,7 @@ RECORDS: list[Record] = [
     specs.TrainSpec(model="m", dataset="d", architecture=ARCHITECTURE, alias=None),
     specs.WorkerResources(cpus=0.5, gpus=2),
     *EXAMPLES,
+    *ACCESS,
     *DATA,
     *TRAINING,
     *PLANS,

@@ -182,6 +182,13 @@ BAD: list[tuple[type[Spec], str, Any, tuple[str, ...]]] = [
     (EndpointSpec, "batching.max_rows", 0, ("batching.max_rows", "greater than or equal to 1")),
     (EndpointSpec, "model", "m@1.5", ("'m@1.5'", "alias")),
     (EndpointSpec, "name", "", ("''", "a-z")),
+    (EndpointSpec, "limits.requests_per_s", 0, ("limits.requests_per_s", "greater than 0")),
+    (EndpointSpec, "limits.burst", 2, ("burst needs requests_per_s",)),
+    (EndpointSpec, "limits.body_bytes", 10, ("limits.body_bytes", "1024")),
+    (EndpointSpec, "access.cors_origins", ["shop.example"], ("'shop.example' is no origin", "https://")),
+    (EndpointSpec, "access.public", True, ("unknown key 'access.public'",)),
+    (EndpointSpec, "log.predictions", {"sample": 0.1}, ("logged through a masking policy", "masking")),
+    (EndpointSpec, "log.access", 2, ("log.access", "less than or equal to 1")),
     (EndpointSpec, "versions", 1, ("unknown key 'versions'", "model")),
 ]
 
