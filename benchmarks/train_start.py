@@ -51,7 +51,7 @@ def started(platform: TestPlatform, spec: Path) -> tuple[float, ...]:
     """Train, and return the seconds of each part."""
     job = platform.lightmill("train", spec, "--json").json()["id"]
     row: dict[str, Any] = platform.lightmill("jobs", "show", job, "--json").json()
-    found = _ASKED.search(platform.lightmill("jobs", "logs", job).stdout)
+    found = _ASKED.search(platform.lightmill("jobs", "logs", job).out)
     steps = platform.lightmill("jobs", "metrics", job, "--json").json()["steps"]
     if found is None or not steps:
         raise SystemExit(f"the log of {job} does not say when its workers were started")

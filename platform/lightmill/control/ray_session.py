@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,8 +38,36 @@ def own_session(
         UnavailableError: Ray does not start.
     """
     options = {"num_cpus": num_cpus, "num_gpus": num_gpus, "object_spilling_directory": str(spill_folder)}
-    with _connected("this machine", address="local", include_dashboard=False, **options, **_environment(modules)):
+    with (
+        _in_environment(_own_address()),
+        _connected("this machine", address="local", include_dashboard=False, **options, **_environment(modules)),
+    ):
         yield
+
+
+@contextmanager
+def _in_environment(more: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in more}
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _own_address() -> dict[str, str]:
+    """Return a port for the Ray to come, and its address for Ray's processes.
+
+    Without it they look into a file that any other Ray of this machine may have written, and wait for that one.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {"RAY_GCS_SERVER_PORT": str(port), "RAY_ADDRESS": f"{ray.util.get_node_ip_address()}:{port}"}
 
 
 def _environment(modules: Sequence[Path]) -> dict[str, Any]:

@@ -116,6 +116,8 @@ def _start(settings: Settings, say: Say, ray_address: str | None) -> PlatformSta
         started=now_iso(),
     )
     environment = {**os.environ, **settings.node_environment(), MARK_VARIABLE: state.mark}
+    # Ray's processes look for the cluster in their environment and then in a file that any other Ray here has written.
+    environment["RAY_ADDRESS"] = state.ray_address
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}"
     if settings.catalog:
         environment["LIGHTMILL_CATALOG"] = settings.catalog
@@ -138,7 +140,6 @@ def _start(settings: Settings, say: Say, ray_address: str | None) -> PlatformSta
             _run(_ray_command(settings, state), environment, RAY_START_S, "Ray")
         say("Starting the control application ...")
         control = [sys.executable, str(serve_apps() / "control.py")]
-        environment["RAY_ADDRESS"] = state.ray_address
         _run(control, environment, CONTROL_START_S, "the control application")
         _wait_for_answer(settings)
     except BaseException:

@@ -1,8 +1,8 @@
 """The batches of a share that does not fit in memory: each lane streams through Ray Data, shuffled in windows.
 
-In every epoch a lane's files come in another order, and rows are shuffled within windows of `WINDOW_ROWS` of that
-sequence. Both follow from seed, epoch and lane, so that a run that goes on in the middle of an epoch begins to read
-with the window of its first row.
+In every epoch a lane's files come in another order, and rows are shuffled within windows of that sequence, of at most
+`WINDOW_ROWS` rows and about `WINDOW_BYTES` bytes. Both follow from seed, epoch and lane, so that a run that goes on in
+the middle of an epoch begins to read with the window of its first row.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import pyarrow as pa
 import torch
 
 from lightmill.datasets.dealing import FilePart, parts_of, stream_parts
+from lightmill.datasets.reading import read_file
 from lightmill.training.feed import Origin
 from lightmill.training.lanes import Lanes, shuffled
 from lightmill.training.objectives import Batch
 from lightmill.training.rows import Rows
 
-WINDOW_ROWS = 65_536
+WINDOW_ROWS, WINDOW_BYTES = 65_536, 64 << 20
 _FILES, _ROWS = 1, 2
 
 
@@ -34,7 +35,8 @@ class StreamedFeed:
         self._seed = seed
         self._device = device
         self._parts = {lane: parts_of(origin.version, origin.split, origin.places[lane]) for lane in share}
-        self._window = max(1, WINDOW_ROWS // max(1, len(share)))
+        # The same for any number of workers: where a run goes on, its lanes must come in the same order.
+        self._window = max(1, min(WINDOW_ROWS, WINDOW_BYTES // max(1, rows.row_bytes)))
 
     def epoch(self, number: int, first_step: int = 0) -> Iterator[Batch]:
         """See `Feed`."""
@@ -54,6 +56,11 @@ class StreamedFeed:
         """Yield the rows of every step of one lane."""
         cuts = self._lanes.cuts(lane)
         done = int(cuts[first_step])
+        if done == cuts[-1]:
+            entry = self._parts[lane][0].entry
+            nothing = read_file(self._origin.location, self._origin.version.id, entry, columns).slice(0, 0)
+            yield from [nothing] * (self._lanes.steps - first_step)
+            return
         window = done // self._window
         waiting = pa.table({})
         skip = done - window * self._window

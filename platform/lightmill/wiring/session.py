@@ -36,6 +36,7 @@ def connect(settings: Settings, modules: Sequence[Path] = ()) -> Iterator[None]:
     from lightmill.control.ray_session import own_session, session
 
     if address:
+        os.environ["RAY_ADDRESS"] = address  # where Ray looks before any file of another Ray
         with session(address, modules):
             yield
         return
