@@ -49,6 +49,10 @@ class Predictor:
         """Take a new set of API keys; Serve calls it without restarting the replica."""
         self._service.keys = KeyChecker(KeysConfig.model_validate(keys).keys)
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return what scaling policies go by; Serve's replica asks every few seconds and tells its controller."""
+        return self._service.signals.report()
+
     def __serve_build_asgi_app__(self) -> InferenceService:
         """Return the application that answers this replica's HTTP requests."""
         return self._service
