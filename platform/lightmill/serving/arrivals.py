@@ -15,16 +15,17 @@ from __future__ import annotations
 
 QUIET_GAPS = 2.0
 SMOOTHING = 0.1
-LONGEST_GAP_S = 10.0
+LONGEST_GAP_S = 1.0
 
 
 class ArrivalGaps:
-    """The mean time between two requests, of late."""
+    """The mean time between two requests, of late; a pause counts as `LONGEST_GAP_S`, or it would be remembered too long."""
 
-    __slots__ = ("_last_s", "mean_s")
+    __slots__ = ("_first", "_last_s", "mean_s")
 
     def __init__(self) -> None:
         self._last_s: float | None = None
+        self._first = True
         self.mean_s = LONGEST_GAP_S
 
     def arrived(self, now_s: float) -> None:
@@ -32,8 +33,9 @@ class ArrivalGaps:
         last_s, self._last_s = self._last_s, now_s
         if last_s is None:
             return
-        gap_s = now_s - last_s
-        self.mean_s += SMOOTHING * ((gap_s if gap_s < LONGEST_GAP_S else LONGEST_GAP_S) - self.mean_s)
+        gap_s = min(now_s - last_s, LONGEST_GAP_S)
+        self.mean_s = gap_s if self._first else self.mean_s + SMOOTHING * (gap_s - self.mean_s)
+        self._first = False
 
 
 def closes_at(first_s: float, last_s: float, gap_s: float, max_wait_s: float) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,8 @@ class Batcher:
     is called with the padded rows and their lengths, and answers have a method `cut` if they are as long as the row.
 
     `inline` computes on the event loop, which is right for a model faster than a thread's hand-off; other
-    models run on one thread, and the loop gathers the next batch meanwhile. All methods are called on one loop.
+    models run on one thread, or what `executor` is, and the loop gathers the next batch meanwhile. All methods are called
+    on one loop.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Batcher:
         limits: QueueLimits | None = None,
         buckets: LengthBuckets | None = None,
         observers: Sequence[Observer] = (),
+        executor: Executor | None = None,
     ) -> None:
         self._compute = compute
         self._max_wait_s = max_wait_s
@@ -74,7 +76,7 @@ class Batcher:
         self._limits = limits or QueueLimits(max_rows=max_rows)
         self._buckets = buckets
         self._observers = tuple(observers)
-        self._executor = None if inline else ThreadPoolExecutor(max_workers=1)
+        self._executor = None if inline else executor or ThreadPoolExecutor(max_workers=1)
         self._line = WaitingLine(self._limits)
         self._gaps = ArrivalGaps()
         self._timer: asyncio.Handle | None = None
@@ -127,8 +129,8 @@ class Batcher:
             self._sweep_by(deadline, now_s, loop)
         buckets = self._buckets
         group = features.shape[1:] if buckets is None else (buckets.bucket(features.shape[1]), features.shape[2:])
-        key = now_s + rank * self._limits.ageing_s
-        request = Waiting(features, loop.create_future(), (features.dtype, group), now_s, key, deadline, phases)
+        handicap_s = rank * self._limits.ageing_s
+        request = Waiting(features, loop.create_future(), (features.dtype, group), now_s, handicap_s, deadline, phases)
         line.add(request)
         self._asked = self._asked or phases is not None
         if self._adaptive:

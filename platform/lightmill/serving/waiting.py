@@ -60,6 +60,7 @@ class Waiting:
         "features",
         "future",
         "group",
+        "handicap_s",
         "key",
         "pieces",
         "queued",
@@ -75,7 +76,7 @@ class Waiting:
         future: asyncio.Future[Any],
         group: Hashable,
         arrived_s: float,
-        key: float,
+        handicap_s: float,
         deadline_s: float | None,
         told: Phases | None = None,
     ) -> None:
@@ -83,7 +84,8 @@ class Waiting:
         self.future = future
         self.group = group
         self.arrived_s = arrived_s
-        self.key = key
+        self.handicap_s = handicap_s
+        self.key = arrived_s + handicap_s
         self.deadline_s = deadline_s
         self.told = told
         self.rows = rows = len(features)
@@ -215,7 +217,7 @@ class WaitingLine:
         part = Part(request, request.start, request.start + capacity)
         self._count_out(request, capacity)
         request.start = part.stop
-        request.key = max(request.key, now_s)
+        request.key = now_s + request.handicap_s
         self._sorted = False
         return part
 
