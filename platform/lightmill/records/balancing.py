@@ -15,9 +15,10 @@ _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
 class BalancingSpec(Record):
     """Which replica gets a request.
 
-    `hash` sends requests with the same value of `header` to the same replica, `prefix` those whose first `prefix_length`
-    characters are the same; both let no replica have more than `bound` times the mean load, and without a key or header
-    the choice is that of `least_loaded`. `weighted` follows the weights that replicas report; without, all are equal.
+    `hash` sends requests with the same value of `header` to the same replica, `prefix` those whose first
+    `prefix_length` characters are the same; both let no replica have more than `bound` times the mean load, and
+    without a key or header the choice is that of `least_loaded`. `weighted` follows the weights that replicas report;
+    without, all are equal.
     """
 
     name: BalancingName = "least_loaded"

@@ -15,12 +15,12 @@ PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
 class BatchingSpec(Record):
     """Dynamic batching: requests that wait together are computed together.
 
-    A batch closes at `max_rows` rows or `max_bytes` bytes of input, or after `max_wait_ms` milliseconds; 0 takes only what
-    is there already. An `adaptive` wait ends earlier when nobody else is likely to come within it. A request larger than a
-    batch is computed in pieces. At most `max_queue_requests` requests and `max_queue_rows` rows wait; more are refused with
-    503 and Retry-After. A request is answered within `timeout_ms`, or with 504. One of a lower class goes as though it had
-    come `ageing_ms` later. `length_buckets` are the lengths up to which rows of tokens are padded together: powers of two,
-    or numbers in rising order, and `none` computes only equal lengths together.
+    A batch closes at `max_rows` rows or `max_bytes` bytes of input, or after `max_wait_ms` milliseconds; 0 takes only
+    what is there already. An `adaptive` wait ends earlier when nobody else is likely to come within it. A request
+    larger than a batch is computed in pieces. At most `max_queue_requests` requests and `max_queue_rows` rows wait;
+    more are refused with 503 and Retry-After. A request is answered within `timeout_ms`, or with 504. One of a lower
+    class goes as though it had come `ageing_ms` later. `length_buckets` are the lengths up to which rows of tokens are
+    padded together: powers of two, or numbers in rising order, and `none` computes only equal lengths together.
     """
 
     max_rows: int = Field(default=128, ge=1)

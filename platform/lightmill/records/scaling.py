@@ -24,9 +24,9 @@ class QueuePolicy(Record):
 class LatencyPolicy(Record):
     """Holds the 99th percentile of latency below `objective_ms`.
 
-    Above the objective replicas become more, at most `most_growth` times at once; below `relaxed` times the objective they
-    become fewer one by one, unless the load that would be left for each is more than `busy` of what they took when the
-    objective was last missed.
+    Above the objective replicas become more, at most `most_growth` times at once; below `relaxed` times the objective
+    they become fewer one by one, unless the load that would be left for each is more than `busy` of what they took
+    when the objective was last missed.
     """
 
     name: Literal["latency"] = "latency"
@@ -68,7 +68,8 @@ class ScheduleWindow(Record):
 
 
 class SchedulePolicy(Record):
-    """`queue` between the bounds of the window that it is in, the first that fits; outside of all those of the endpoint.
+    """`queue` between the bounds of the window that it is in, the first that fits; outside of all those of the
+    endpoint.
 
     `lead_s` opens a window earlier by the time that a replica takes to start.
     """
@@ -91,11 +92,11 @@ class SchedulePolicy(Record):
 class ForecastPolicy(Record):
     """Foresees arrivals from those of earlier seasons, and has replicas ready when they come.
 
-    Arrivals are counted in parts of `bucket_s`; `season_s` is when they repeat, a day by default. `seasonal_naive` takes
-    those of a season before, moved by how this season differs from that one; `holt_winters` smooths level, trend and season.
-    A replica takes `requests_per_s`; without it, what is seen when replicas are at their target. `lead_s` is how long one
-    takes to start, and `headroom` how many times the forecast there is room for. Before a season was seen, and whenever more
-    wait than foreseen, it is `queue`.
+    Arrivals are counted in parts of `bucket_s`; `season_s` is when they repeat, a day by default. `seasonal_naive`
+    takes those of a season before, moved by how this season differs from that one; `holt_winters` smooths level, trend
+    and season. A replica takes `requests_per_s`; without it, what is seen when replicas are at their target. `lead_s`
+    is how long one takes to start, and `headroom` how many times the forecast there is room for. Before a season was
+    seen, and whenever more wait than foreseen, it is `queue`.
     """
 
     name: Literal["forecast"] = "forecast"
@@ -135,8 +136,8 @@ ScalingPolicy = Annotated[
 class ReplicasSpec(Record):
     """How many replicas: between `min` and `max`, as `policy` says.
 
-    With a `min` of 0 the last replica goes after `downscale_to_zero_delay_s` without a request; the next request waits for
-    a replica to start. Load is averaged over `look_back_s`.
+    With a `min` of 0 the last replica goes after `downscale_to_zero_delay_s` without a request; the next request waits
+    for a replica to start. Load is averaged over `look_back_s`.
     """
 
     min: int = Field(default=1, ge=0)

@@ -1,14 +1,14 @@
 """When a batch should wait for company. Pure: times come in, decisions go out.
 
 The rule: if arrivals have no memory (a Poisson process, which many independent clients make together), the chance that
-the next one comes within `w` is 1 - exp(-w / g), where g is the mean gap between two. A batch waits for it only while the
-chance is at least 1 - 1/e: if the mean gap is at most the wait. Clients that wait for their answers before they ask again
-come in a burst and then no more, so a wait also ends when nobody has come for `QUIET_GAPS` mean gaps: then with a chance of
-1 - exp(-2), 86 %, the burst is over.
+the next one comes within `w` is 1 - exp(-w / g), where g is the mean gap between two. A batch waits for it only while
+the chance is at least 1 - 1/e: if the mean gap is at most the wait. Clients that wait for their answers before they
+ask again come in a burst and then no more, so a wait also ends when nobody has come for `QUIET_GAPS` mean gaps: then
+with a chance of 1 - exp(-2), 86 %, the burst is over.
 
-Sources: waiting for more when the load is moderate is the delayed batching of D. Crankshaw et al., "Clipper" (NSDI 2017),
-section 4.3; the gap is smoothed as J. F. Shortle et al., "Fundamentals of Queueing Theory" would estimate it, by an
-exponentially weighted mean.
+Sources: waiting for more when the load is moderate is the delayed batching of D. Crankshaw et al., "Clipper" (NSDI
+2017), section 4.3; the gap is smoothed as J. F. Shortle et al., "Fundamentals of Queueing Theory" would estimate it,
+by an exponentially weighted mean.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LONGEST_GAP_S = 1.0
 
 
 class ArrivalGaps:
-    """The mean time between two requests, of late; a pause counts as `LONGEST_GAP_S`, or it would be remembered too long."""
+    """The mean time between two requests, of late; a pause counts as `LONGEST_GAP_S` at most, so that it is forgotten."""
 
     __slots__ = ("_first", "_last_s", "mean_s")
 

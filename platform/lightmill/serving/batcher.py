@@ -47,12 +47,13 @@ Observer = Callable[[BatchReport], None]
 class Batcher:
     """Merges requests up to `max_rows` rows; a larger request is computed `max_rows` at a time.
 
-    Only rows of one shape and type are merged, or with `buckets` rows of tokens of one bucket of lengths; then `compute`
-    is called with the padded rows and their lengths, and answers have a method `cut` if they are as long as the row.
+    Only rows of one shape and type are merged, or with `buckets` rows of tokens of one bucket of lengths; then
+    `compute` is called with the padded rows and their lengths, and answers have a method `cut` if they are as long as
+    the row.
 
     `inline` computes on the event loop, which is right for a model faster than a thread's hand-off; other
-    models run on one thread, or what `executor` is, and the loop gathers the next batch meanwhile. All methods are called
-    on one loop.
+    models run on one thread, or what `executor` is, and the loop gathers the next batch meanwhile. All methods are
+    called on one loop.
     """
 
     def __init__(
@@ -258,7 +259,8 @@ class Batcher:
         wait_s = line.rows / self._speed if self._speed else 1.0
         return TooBusyError(
             f"{line.requests} requests with {line.rows} rows wait already, and this one has {rows}; the queue holds "
-            f"{limits.max_queue_requests} requests and {limits.max_queue_rows} rows, of lower classes fewer. Ask again later.",
+            f"{limits.max_queue_requests} requests and {limits.max_queue_rows} rows, of lower classes fewer. "
+            "Ask again later.",
             retry_after_s=min(max(wait_s, LEAST_RETRY_S), MOST_RETRY_S),
         )
 

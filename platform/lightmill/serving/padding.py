@@ -1,7 +1,7 @@
 """Rows of tokens of unequal lengths, computed together: which may be, and how the shorter are filled up.
 
-A batch is padded to its longest row. Lengths up to the same edge go together, so that with edges at powers of two at most
-half of a row is padding. The model is told the true lengths and leaves the rest out of account.
+A batch is padded to its longest row. Lengths up to the same edge go together, so that with edges at powers of two at
+most half of a row is padding. The model is told the true lengths and leaves the rest out of account.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ Lengths = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LengthBuckets:
-    """`edges` are the largest length of each bucket, in rising order; longer rows go with those of their own length only.
+    """`edges` are the largest length of each bucket, in rising order; longer rows go with those of their own length
+    only.
 
     `value` fills up, `right` says on which side.
     """

@@ -1,11 +1,11 @@
 """Requests that wait for a replica: who comes next, who goes together, and whether there is room. Pure.
 
-Order: each request has a key, when it came plus a handicap of its class; the smallest goes first. So a request of a lower
-class waits for those of a higher one that came up to `ageing_s` later, and never for ever. Room: a class may fill its
-`SHARES` of the queue, so that the lower find it full before the higher.
+Order: each request has a key, when it came plus a handicap of its class; the smallest goes first. So a request of a
+lower class waits for those of a higher one that came up to `ageing_s` later, and never for ever. Room: a class may
+fill its `SHARES` of the queue, so that the lower find it full before the higher.
 
-A request larger than a batch is computed in pieces; after a piece the rest is queued as though it had come then, so that
-small ones need not wait for the whole of it. Its last piece goes together with others.
+A request larger than a batch is computed in pieces; after a piece the rest is queued as though it had come then, so
+that small ones need not wait for the whole of it. Its last piece goes together with others.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ COMPACT_FROM = 64
 class Phases:
     """Where the time of one request went, in seconds; the batcher fills it in for a caller who gives one.
 
-    `queue_s` is until the replica was free, `batch_s` the wait for others after that, `compute_s` the computation of the
-    last batch that had rows of it, which had `batch_rows` rows in all.
+    `queue_s` is until the replica was free, `batch_s` the wait for others after that, `compute_s` the computation of
+    the last batch that had rows of it, which had `batch_rows` rows in all.
     """
 
     __slots__ = ("batch_rows", "batch_s", "compute_s", "queue_s")

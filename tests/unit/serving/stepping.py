@@ -57,5 +57,5 @@ class ByHand(Executor):
         future, fn, args = self.waiting.pop(0)
         try:
             future.set_result(fn(*args))
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - it belongs to who waits
             future.set_exception(exc)

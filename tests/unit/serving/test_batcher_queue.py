@@ -218,7 +218,7 @@ def test_a_lonely_request_is_not_kept_waiting_and_one_in_a_stream_is(loop: Stepp
     for number in range(100):
         loop.advance(0.001)
         loop.start(batcher.predict(rows(number)))
-    loop.advance(0.1)
+    loop.advance(0.012)
     sizes = [len(batch) for batch in model.batches]
     # A gap of 1 ms and a wait of 10: about as many together as come within the wait.
     assert sum(sizes) == 101

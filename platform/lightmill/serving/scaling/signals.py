@@ -1,8 +1,8 @@
 """What a replica tells the autoscaler of its load: requests a second and the 99th percentile of latency, of late.
 
 Latencies are counted in bins that grow by a twelfth, so that a percentile is known to 8 %; a count costs less than a
-microsecond. Counts of the last `WINDOWS` windows are kept. Latency is that of the replica: from the parsed request to its
-answer; what waits in sockets before is not seen.
+microsecond. Counts of the last `WINDOWS` windows are kept. Latency is that of the replica: from the parsed request to
+its answer; what waits in sockets before is not seen.
 """
 
 from __future__ import annotations
