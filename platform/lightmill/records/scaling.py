@@ -68,8 +68,7 @@ class ScheduleWindow(Record):
 
 
 class SchedulePolicy(Record):
-    """`queue` between the bounds of the window that it is in, the first that fits; outside of all those of the
-    endpoint.
+    """`queue` between the bounds of the first window that is open; outside of all, between those of the endpoint.
 
     `lead_s` opens a window earlier by the time that a replica takes to start.
     """

@@ -19,7 +19,7 @@ LONGEST_GAP_S = 1.0
 
 
 class ArrivalGaps:
-    """The mean time between two requests, of late; a pause counts as `LONGEST_GAP_S` at most, so that it is forgotten."""
+    """The mean time between two requests, of late; a pause counts for `LONGEST_GAP_S` at most, to be forgotten."""
 
     __slots__ = ("_first", "_last_s", "mean_s")
 

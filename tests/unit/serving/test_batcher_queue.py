@@ -225,7 +225,7 @@ def test_a_lonely_request_is_not_kept_waiting_and_one_in_a_stream_is(loop: Stepp
     assert max(sizes) in (10, 11)
     model.batches.clear()
     burst: list[Any] = [loop.start(batcher.predict(rows(n))) for n in range(5)]
-    loop.advance(0.004)
+    loop.advance(0.005)
     assert all(one.done() for one in burst), "nobody came for two gaps, so that the burst is over"
 
 
