@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from lightmill.cli import assets, demo, endpoints, jobs, keys, lineage, masking, node, planning, registry
+from lightmill.cli import assets, demo, endpoints, jobs, keys, lineage, masking, node, planning, registry, simulating
 from lightmill.cli.output import fail
 from lightmill.errors import LightmillError
 
@@ -29,6 +29,7 @@ planning.add_to(app)
 assets.add_to(app)
 lineage.add_to(app)
 endpoints.add_to(app)
+simulating.add_to(app)
 registry.add_to(app)
 keys.add_to(app)
 masking.add_to(app)

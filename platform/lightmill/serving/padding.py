@@ -20,8 +20,7 @@ Lengths = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LengthBuckets:
-    """`edges` are the largest length of each bucket, in rising order; longer rows go with those of their own length
-    only.
+    """`edges` are the largest lengths of buckets, in rising order; longer rows go only with those of their length.
 
     `value` fills up, `right` says on which side.
     """

@@ -1,9 +1,8 @@
-"""One balancer for each place that chooses: the choices by the name that a specification gives, and what they remember."""
+"""One balancer for each place that chooses: choices by the name in a specification, and what they remember."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from random import Random
 
 from lightmill.records.balancing import BalancingSpec
@@ -17,15 +16,6 @@ from lightmill.serving.routing.choices import (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A replica that could take a request: its name, the requests that it has, and its weight."""
-
-    name: str
-    load: float
-    weight: float = 1.0
-
-
 class Balancer:
     """Chooses as `spec` says; `seed` makes its chance repeatable."""
 
@@ -35,25 +25,37 @@ class Balancer:
         self._turn = 0
         self._ring = HashRing(())
 
-    def choose(self, candidates: Sequence[Candidate], key: str = "") -> int:
-        """Return the place of the replica that takes a request; there must be one at least."""
+    def choose(
+        self,
+        loads: Sequence[float],
+        *,
+        names: Sequence[str] = (),
+        weights: Sequence[float] = (),
+        key: str = "",
+    ) -> int:
+        """Return the place of the replica that takes a request.
+
+        Args:
+            loads: The requests that each replica has; there is one replica at least.
+            names: What replicas are called, each differently; only keys need them.
+            weights: Only `weighted` needs them; without, all are alike.
+            key: What `hash` and `prefix` keep together; without, a least loaded one is chosen.
+        """
         kind = self._spec.name
         if kind == "round_robin":
             self._turn += 1
-            return round_robin(self._turn - 1, len(candidates))
+            return round_robin(self._turn - 1, len(loads))
         if kind == "random":
-            return self._draw.randrange(len(candidates))
+            return self._draw.randrange(len(loads))
         if kind == "weighted":
-            return weighted([one.weight for one in candidates], self._draw)
-        loads = [one.load for one in candidates]
+            return weighted(weights or [1.0] * len(loads), self._draw)
         if kind == "power_of_two":
             return power_of_two(loads, self._draw)
         if key and kind in ("hash", "prefix"):
-            return self._by_key(candidates, key if kind == "hash" else key[: self._spec.prefix_length])
+            return self._by_key(names, loads, key if kind == "hash" else key[: self._spec.prefix_length])
         return least_loaded(loads, self._draw)
 
-    def _by_key(self, candidates: Sequence[Candidate], key: str) -> int:
-        places = {one.name: place for place, one in enumerate(candidates)}
-        if self._ring.names != places.keys():
-            self._ring = HashRing(tuple(places))
-        return places[bounded(self._ring, key, {one.name: one.load for one in candidates}, self._spec.bound)]
+    def _by_key(self, names: Sequence[str], loads: Sequence[float], key: str) -> int:
+        if self._ring.names != set(names):
+            self._ring = HashRing(names)
+        return names.index(bounded(self._ring, key, dict(zip(names, loads, strict=True)), self._spec.bound))

@@ -1,8 +1,8 @@
 """Choices among replicas, as functions of what is known of them. Pure: chance comes in as a `random.Random`.
 
-Sources: power of two choices: M. Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (IEEE TPDS 12(10),
-2001). Consistent hashing: D. Karger et al. (STOC 1997); with bounded loads: V. Mirrokni, M. Thorup and M. Zadimoghaddam,
-"Consistent Hashing with Bounded Loads" (SODA 2018).
+Sources: power of two choices: M. Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing" (IEEE TPDS
+12(10), 2001). Consistent hashing: D. Karger et al. (STOC 1997); with bounded loads: V. Mirrokni, M. Thorup and M.
+Zadimoghaddam, "Consistent Hashing with Bounded Loads" (SODA 2018).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The adapter to Ray Serve's request routers: the balancing of deployments that are called by handle.
 
-HAProxy spreads what comes by HTTP itself, past these (see `lightmill.launch.haproxy`); Serve refuses a router of its own for
-an application's ingress. So they are for deployments behind another, such as what a gateway calls. The key of `hash` and
-`prefix` is the caller's `handle.options(session_id=KEY)`. Loads are what this handle knows: what it sent, and what replicas
-said when they answered. `weighted` takes what a replica's `record_routing_stats` calls `weight`.
+HAProxy spreads what comes by HTTP itself, past these (see `lightmill.launch.haproxy`); Serve refuses a router of its
+own for an application's ingress. So they are for deployments behind another, such as what a gateway calls. The key of
+`hash` and `prefix` is the caller's `handle.options(session_id=KEY)`. Loads are what this handle knows: what it sent,
+and what replicas said when they answered. `weighted` takes what a replica's `record_routing_stats` calls `weight`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ray.serve._private.request_router.request_router import RequestRouter
 from ray.serve.config import RequestRouterConfig
 
 from lightmill.records.balancing import BalancingSpec
-from lightmill.serving.routing.balancer import Balancer, Candidate
+from lightmill.serving.routing.balancer import Balancer
 
 WEIGHT = "weight"
 SERVE_OWN = {"round_robin": "ray.serve.experimental.round_robin_router:RoundRobinRouter"}
@@ -39,17 +39,16 @@ class EndpointRouter(RequestRouter):
         if pending_request is not None:
             pending_request.routing_context.should_backoff = True
             key = pending_request.metadata.session_id
-        candidates = [self._candidate(replica) for replica in candidate_replicas]
-        first = self._balancer.choose(candidates, key)
-        others = sorted(
-            (place for place in range(len(candidates)) if place != first), key=lambda place: candidates[place].load
+        ids = [replica.replica_id for replica in candidate_replicas]
+        loads = [self.replica_queue_len_cache.get(id) or 0 for id in ids]
+        first = self._balancer.choose(
+            loads,
+            names=[id.unique_id for id in ids],
+            weights=[float(replica.routing_stats.get(WEIGHT, 1.0)) for replica in candidate_replicas],
+            key=key,
         )
+        others = sorted((place for place in range(len(loads)) if place != first), key=loads.__getitem__)
         return [[candidate_replicas[place]] for place in (first, *others)]
-
-    def _candidate(self, replica: RunningReplica) -> Candidate:
-        id = replica.replica_id
-        weight = replica.routing_stats.get(WEIGHT, 1.0)
-        return Candidate(name=id.unique_id, load=self.replica_queue_len_cache.get(id) or 0, weight=float(weight))
 
 
 def router_config(spec: BalancingSpec) -> RequestRouterConfig:
@@ -59,6 +58,4 @@ def router_config(spec: BalancingSpec) -> RequestRouterConfig:
     if spec.name in SERVE_OWN:
         return RequestRouterConfig(request_router_class=SERVE_OWN[spec.name])
     arguments = {"balancing": spec.model_dump(mode="json")}
-    return RequestRouterConfig(
-        request_router_class=f"{__name__}:EndpointRouter", request_router_kwargs=arguments
-    )
+    return RequestRouterConfig(request_router_class=f"{__name__}:EndpointRouter", request_router_kwargs=arguments)

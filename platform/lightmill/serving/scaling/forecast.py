@@ -1,8 +1,8 @@
 """`forecast`: replicas for the arrivals that are foreseen when one that starts now would be ready.
 
-The memory holds mean requests a second of the last parts of a season, up to `SEASONS_KEPT` seasons, the sum over the part
-that is going on, what is foreseen, and what a replica takes. More waiting than was foreseen counts too: the decision is never
-below that of `queue`.
+The memory holds mean requests a second of the last parts of a season, up to `SEASONS_KEPT` seasons, the sum over the
+part that is going on, what is foreseen, and what a replica takes. More waiting than was foreseen counts too: the
+decision is never below that of `queue`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,14 @@ def _counted(policy: ForecastPolicy, status: ScalingStatus, memory: Memory) -> M
     bucket = int(status.now_s // policy.bucket_s)
     last = memory.get("bucket")
     if last is None or not last <= bucket <= last + policy.buckets:
-        begun = {"bucket": bucket, "history": (), "sum": status.requests_per_s, "count": 1, "foreseen": (), "whole": False}
+        begun = {
+            "bucket": bucket,
+            "history": (),
+            "sum": status.requests_per_s,
+            "count": 1,
+            "foreseen": (),
+            "whole": False,
+        }
         return {name: memory[name] for name in ("takes",) if name in memory} | begun
     if bucket == last:
         return memory | {"sum": memory["sum"] + status.requests_per_s, "count": memory["count"] + 1}

@@ -1,8 +1,8 @@
 """Forecasts of a seasonal series, such as requests a second in parts of a day. Pure.
 
-Sources: C. C. Holt (1957) and P. R. Winters (1960), exponential smoothing of level, trend and season; the additive form with
-a damped trend as in R. J. Hyndman and G. Athanasopoulos, "Forecasting: Principles and Practice", third edition, section 8.3;
-the seasonal naive method is in section 5.2.
+Sources: C. C. Holt (1957) and P. R. Winters (1960), exponential smoothing of level, trend and season; the additive
+form with a damped trend as in R. J. Hyndman and G. Athanasopoulos, "Forecasting: Principles and Practice", third
+edition, section 8.3; the seasonal naive method is in section 5.2.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ def holt_winters(history: Sequence[float], season: int, ahead: int) -> list[floa
     if len(history) < 2 * season:
         return seasonal_naive(history, season, ahead)
     best = min(
-        (_smoothed(history, season, level, trend, seasonal) for level, trend, seasonal in product(LEVELS, TRENDS, SEASONS)),
+        (
+            _smoothed(history, season, level, trend, seasonal)
+            for level, trend, seasonal in product(LEVELS, TRENDS, SEASONS)
+        ),
         key=lambda found: found[0],
     )
     _, level, trend, seasonal = best

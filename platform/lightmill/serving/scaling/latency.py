@@ -1,9 +1,9 @@
 """`latency`: keeps the 99th percentile of latency under an objective.
 
-Feedback in proportion, as the horizontal autoscaler of Kubernetes has it (desired = running * measured / wanted), bounded by
-`most_growth` since latency rises without bound near saturation and then says little of how many are missing. After a change
-of replicas it waits until the latencies of before are forgotten. It goes down one by one, and remembers the load of each
-replica at which the objective was last missed, so as not to come back there.
+Feedback in proportion, as the horizontal autoscaler of Kubernetes has it (desired = running * measured / wanted),
+bounded by `most_growth` since latency rises without bound near saturation and then says little of how many are
+missing. After a change of replicas it waits until the latencies of before are forgotten. It goes down one by one, and
+remembers the load of each replica at which the objective was last missed, so as not to come back there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The policies by what a specification says: status and memory in, decision out. Pure, but for the time zones' files."""
+"""The policies by what a specification says: status and memory in, decision out. Pure, but for files of time zones."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def delayed(
 ) -> tuple[int, Pending | None]:
     """Return the replicas that there should be once delays and bounds are kept, and the change that still waits.
 
-    This is what Ray Serve does with a policy's decision (`_apply_autoscaling_config` and `apply_bounds`); the simulator has
-    it from here, and a test holds it against Serve's.
+    This is what Ray Serve does with a policy's decision (`_apply_autoscaling_config` and `apply_bounds`); the simulator
+    has it from here, and a test holds it against Serve's.
     """
     target = status.target
     if not status.running and status.ongoing > 0:

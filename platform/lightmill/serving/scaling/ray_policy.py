@@ -1,8 +1,8 @@
 """The adapter to Ray Serve's autoscaler: an endpoint's policy as the class that Serve calls in its controller.
 
-Serve makes one instance for a deployment, calls it some times a second with what it knows, applies delays and bounds to the
-answer and gives the state back the next time. The state lives in the controller's memory: after the controller has died, a
-forecast begins anew, and is `queue` until it has seen a season.
+Serve makes one instance for a deployment, calls it some times a second with what it knows, applies delays and bounds
+to the answer and gives the state back the next time. The state lives in the controller's memory: after the controller
+has died, a forecast begins anew, and is `queue` until it has seen a season.
 """
 
 from __future__ import annotations

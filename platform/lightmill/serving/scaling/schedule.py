@@ -22,7 +22,7 @@ def bounds_at(policy: SchedulePolicy, now_s: float, least: int, most: int) -> tu
 
 
 def is_open(window: ScheduleWindow, moment: datetime) -> bool:
-    """Whether a moment of the window's time zone is within it; a window past midnight belongs to the day it begins on."""
+    """Whether a moment, in local time, is within a window; one past midnight belongs to the day it begins on."""
     minute = moment.hour * 60 + moment.minute
     start, end = minute_of(window.start), minute_of(window.end)
     days = days_of(window.days)

@@ -12,8 +12,9 @@ Memory = dict[str, Any]
 class ScalingStatus:
     """The load of an endpoint.
 
-    `now_s` is Unix time. `running` replicas answer, `target` should be there. `ongoing` requests are queued or computed,
-    the mean over the look-back; `requests_per_s` and `p99_s` are of the last half minute, None if nothing was answered.
+    `now_s` is Unix time. `running` replicas answer, `target` should be there. `ongoing` requests are queued or
+    computed, the mean over the look-back; `requests_per_s` and `p99_s` are of the last half minute, None if nothing
+    was answered.
     """
 
     now_s: float
