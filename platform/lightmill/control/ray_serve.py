@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,6 +21,7 @@ from lightmill.serving.application import (
     build_application,
     route_prefix,
 )
+from lightmill.serving.routing.haproxy import set_balance
 
 RUNNING, DEPLOYING = "RUNNING", "DEPLOYING"
 _OUR_ERROR = re.compile(r"lightmill\.errors\.\w+: (.+)")
@@ -30,8 +32,15 @@ class ServeAdapter:
     """Endpoints as Serve applications of the cluster that this process is part of."""
 
     def __init__(
-        self, location: RegistryLocation, base_url: str, *, loopback: bool, allow_python: bool = False
+        self,
+        location: RegistryLocation,
+        base_url: str,
+        *,
+        loopback: bool,
+        allow_python: bool = False,
+        balance_path: Path | None = None,
     ) -> None:
+        self._balance_path = balance_path
         self._location = location
         self._base_url = base_url
         self._loopback = loopback
@@ -75,6 +84,8 @@ class ServeAdapter:
 
         An equal specification, version and `attempt` restart nothing; other keys reach the replicas as they run.
         """
+        if self._balance_path:
+            set_balance(self._balance_path, application_name(spec.name), spec.balancing)
         application = build_application(
             spec,
             version,
@@ -90,6 +101,8 @@ class ServeAdapter:
     def remove(self, name: str) -> None:
         """Take an endpoint away."""
         self._answering.discard(name)
+        if self._balance_path:
+            set_balance(self._balance_path, application_name(name), None)
         serve.delete(application_name(name), _blocking=False)
 
 

@@ -66,7 +66,7 @@ class LanguageModel:
             raise RequestError(f"Token id {low if low < 0 else high} is unknown; ids are 0 to {vocabulary - 1}.")
 
     def predict(self, tokens: Tokens, lengths: Lengths | None = None) -> Logits:
-        """Return the logits for token ids int64 [rows, length]; after the first `lengths` of a row they mean nothing."""
+        """Return the logits for token ids int64 [rows, length]; after the first `lengths` they mean nothing."""
         with torch.inference_mode():
             batch = torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64)).to(self._device)
             return Logits(logits=self._module(batch).float().cpu().numpy())

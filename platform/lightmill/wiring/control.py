@@ -31,6 +31,7 @@ class ControlPlane:
             settings.local_url,
             loopback=settings.loopback,
             allow_python=settings.serve_python_steps,
+            balance_path=settings.run_path / "h" / "balance",
         )
         loop = ControlLoop(platform.catalog, platform.registry, serve, jobs)
         loop.begin()

@@ -1,5 +1,4 @@
-"""Times of requests in access logs: common and combined log format (Apache, nginx, HAProxy's CLF), or JSON lines; gz
-too.
+"""Times of requests in access logs: common and combined log format, or JSON lines; gz too.
 
 A log is read line by line, so that its size does not matter. Lines that are none are skipped, up to half of them: a log
 that says nothing of most requests is refused rather than replayed as less than it was.
@@ -13,7 +12,6 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
 from lightmill.errors import NotFoundError, RequestError
 
@@ -65,7 +63,7 @@ def _lines(path: Path) -> Iterator[str]:
     with path.open("rb") as raw:
         zipped = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        source: IO[bytes] = gzip.open(raw) if zipped else raw  # type: ignore[assignment] - a GzipFile reads bytes
+        source = gzip.GzipFile(fileobj=raw) if zipped else raw
         while line := source.readline(LINE_MAX):
             text = line.decode("utf-8", "replace").strip()
             if text:
