@@ -145,7 +145,7 @@ class ReplicasSpec(Record):
     upscale_delay_s: float = Field(default=10, ge=0)
     downscale_delay_s: float = Field(default=300, ge=0)
     downscale_to_zero_delay_s: float | None = Field(default=None, ge=0)
-    look_back_s: float = Field(default=30.0, gt=0)
+    look_back_s: float = Field(default=30.0, gt=10)
     policy: ScalingPolicy = QueuePolicy()
 
     @model_validator(mode="after")

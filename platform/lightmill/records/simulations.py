@@ -77,7 +77,8 @@ class SimulationSpec(Record):
     """What to simulate. Each policy meets the same arrivals and the same chance, by `seed`.
 
     A request misses its objective if it takes more than `slo_ms`, or is refused. What happens before `skip_s` is not
-    counted, so that a forecast has something to learn from. `fixed` compares with `replicas.max` all the time.
+    counted, so that a forecast has something to learn from. `fixed` compares with `replicas.max` all the time. `keys` is
+    how many different keys requests have, which `hash` and `prefix` go by, some much more often than others.
     """
 
     trace: Trace
@@ -90,6 +91,7 @@ class SimulationSpec(Record):
     slo_ms: float = Field(default=200.0, gt=0)
     skip_s: float = Field(default=0.0, ge=0)
     seed: int = 0
+    keys: int = Field(default=0, ge=0, le=1_000_000)
 
     @model_validator(mode="after")
     def _feasible(self) -> Self:

@@ -35,13 +35,14 @@ def test_the_queue_is_left_to_serve() -> None:
 def test_serve_makes_the_policy_from_its_configuration_and_keeps_its_state() -> None:
     spec = ReplicasSpec(max=9, policy=LatencyPolicy(objective_ms=100))
     policy = autoscaling_state._resolve_policy_callable(autoscaling_config(spec).policy)
-    replicas, state = policy(context(spec, STATUS, {}, {P99: [0.15, 0.15]}))
+    replicas, state = policy(context(spec, STATUS, {}, {P99: [0.15, 0.15], RATE: [20, 20]}))
     assert replicas == 3
     json.dumps(state)
     later = ScalingStatus(now_s=1e6 + 40, running=2, target=2, ongoing=7.0)
-    replicas, _ = policy(context(spec, later, state, {P99: [0.01, 0.01]}))
+    replicas, _ = policy(context(spec, later, state, {P99: [0.01, 0.01], RATE: [10, 10]}))
     assert replicas == 2, "it remembers at which load the objective was missed"
-    assert policy(context(spec, later, {}, {P99: [0.01, 0.01]}))[0] == 1
+    idle = ScalingStatus(now_s=1e6 + 40, running=2, target=2, ongoing=0.0)
+    assert policy(context(spec, idle, {}, {P99: [0.01, 0.01]}))[0] == 1
 
 
 def test_a_forecast_lives_in_the_state_that_serve_gives_back() -> None:

@@ -39,9 +39,16 @@ OBJECTIVE = LatencyPolicy(objective_ms=100, relaxed=0.5, most_growth=2, busy=0.8
 
 
 def latency(
-    p99_s: float | None, memory: Memory, *, now_s: float = 1e6, running: int = 4, ongoing: float = 8
+    p99_s: float | None,
+    memory: Memory,
+    *,
+    now_s: float = 1e6,
+    running: int = 4,
+    ongoing: float = 8,
+    requests_per_s: float = 0,
 ) -> tuple[float, Memory]:
-    found = by_latency(OBJECTIVE, status(now_s, running, p99_s=p99_s, ongoing=ongoing), memory)  # pyright: ignore
+    load = {"ongoing": ongoing, "requests_per_s": requests_per_s}
+    found = by_latency(OBJECTIVE, status(now_s, running, p99_s=p99_s, **load), memory)  # pyright: ignore
     return found.replicas, found.memory
 
 
@@ -54,12 +61,13 @@ def test_latency_grows_in_proportion_and_shrinks_one_by_one() -> None:
 
 
 def test_latency_does_not_go_back_to_a_load_that_missed() -> None:
-    _, memory = latency(0.2, {}, running=2, ongoing=20)
-    assert memory["missed_at"] == 10
-    _, memory = latency(0.2, memory, now_s=2e6, running=3, ongoing=20)
-    settled = {"running": 3, "changed_s": 0.0, "missed_at": 10}
-    assert latency(0.01, settled, running=3, ongoing=20)[0] == 3, "two would have ten each"
-    assert latency(0.01, settled, running=3, ongoing=15)[0] == 2, "two have seven and a half, below eight"
+    _, memory = latency(0.2, {}, running=2, requests_per_s=100)
+    assert memory["missed_at"] == 50
+    settled = {"running": 3, "changed_s": 0.0, "missed_at": 50}
+    assert latency(0.01, settled, running=3, requests_per_s=100)[0] == 3, "two would have fifty each"
+    assert latency(0.01, settled, running=3, requests_per_s=75)[0] == 2, "two have less than forty"
+    _, memory = latency(0.01, settled, running=3, requests_per_s=180)
+    assert memory["missed_at"] == 60, "sixty each were no load that misses"
 
 
 def test_latency_waits_until_a_change_is_felt() -> None:

@@ -31,13 +31,15 @@ def by_latency(policy: LatencyPolicy, status: ScalingStatus, memory: Memory) -> 
     missed = status.p99_s * 1000 / policy.objective_ms
     if status.now_s - changed_s < SETTLE_S:
         return Decision(replicas=status.target, memory=memory)
-    load = status.ongoing / running
+    each = status.requests_per_s / running
     if missed > 1:
         wanted = max(running + 1, running * min(missed, policy.most_growth))
-        return Decision(replicas=max(wanted, status.target), memory=memory | {"missed_at": load})
+        return Decision(replicas=max(wanted, status.target), memory=memory | {"missed_at": each})
+    if "missed_at" in memory:
+        memory = memory | {"missed_at": max(memory["missed_at"], each)}
     if missed < policy.relaxed and status.target <= running:
         most = policy.busy * memory.get("missed_at", float("inf"))
         fewer = running - 1
-        fits = status.ongoing <= most * fewer if fewer else status.ongoing == 0
+        fits = status.requests_per_s <= most * fewer if fewer else status.ongoing == 0
         return Decision(replicas=fewer if fits else running, memory=memory)
     return Decision(replicas=status.target, memory=memory)

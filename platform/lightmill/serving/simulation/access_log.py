@@ -84,8 +84,14 @@ def time_of(line: str, field: str) -> float | None:
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, int | float):
-        return float(value) / 1000 if value >= MILLISECONDS_FROM else float(value)
+        return _number_time(value)
     return _text_time(str(value))
+
+
+def _number_time(value: float) -> float | None:
+    if not abs(value) < MILLISECONDS_FROM * 1000:
+        return None
+    return float(value) / 1000 if abs(value) >= MILLISECONDS_FROM else float(value)
 
 
 def _text_time(value: str) -> float | None:
@@ -94,7 +100,7 @@ def _text_time(value: str) -> float | None:
     except ValueError:
         pass
     else:
-        return number / 1000 if number >= MILLISECONDS_FROM else number if abs(number) < MILLISECONDS_FROM else None
+        return _number_time(number)
     try:
         moment = datetime.fromisoformat(value)
     except ValueError:

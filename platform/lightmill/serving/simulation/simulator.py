@@ -46,6 +46,7 @@ class Simulator:
     def __init__(self, spec: SimulationSpec, replicas: ReplicasSpec, *, origin_s: float = 0.0) -> None:
         self._spec, self._replicas, self._origin_s = spec, replicas, origin_s
         self._draw = Random(f"{spec.seed} service")  # noqa: S311 - repeatable on purpose
+        self._keys = Random(f"{spec.seed} keys")  # noqa: S311 - repeatable on purpose
         self._balancer = Balancer(spec.balancing, spec.seed)
         self._events: list[tuple[float, int, int, Replica | None]] = []
         self._numbers = 0
@@ -53,6 +54,7 @@ class Simulator:
         self._there: list[Replica] = []
         self._able: list[Replica] = []
         self._weights: list[float] = []
+        self._names: list[str] = []
         self._held: deque[float] = deque()
         self._arrived, self._latency = array("d"), array("d")
         self._refused = self._changes = self._target = 0
@@ -119,7 +121,8 @@ class Simulator:
             self._held.append(moment)
             return
         loads = [len(one.waiting) + len(one.batch) for one in able]
-        replica = able[self._balancer.choose(loads, weights=self._weights)]
+        key = str(int(self._spec.keys * self._keys.random() ** 2)) if self._spec.keys else ""
+        replica = able[self._balancer.choose(loads, names=self._names, weights=self._weights, key=key)]
         if len(replica.waiting) >= self._spec.batching.max_queue_requests:
             self._refused += 1
             self._record(moment, math.inf)
@@ -194,7 +197,8 @@ class Simulator:
             self._there.append(replica)
             if not ready:
                 self._at(ready_s, READY, replica)
-        for replica in sorted(staying, key=lambda one: (one.ready, one.load, -one.number))[: len(staying) - target]:
+        surplus = max(0, len(staying) - target)
+        for replica in sorted(staying, key=lambda one: (one.ready, one.load, -one.number))[:surplus]:
             replica.leaving = True
             if not replica.load:
                 self._end(now_s, replica)
@@ -203,6 +207,7 @@ class Simulator:
     def _count_able(self) -> None:
         self._able = [one for one in self._there if one.ready and not one.leaving]
         self._weights = [1 / one.slow for one in self._able]
+        self._names = [str(one.number) for one in self._able]
 
     def _end(self, now_s: float, replica: Replica) -> None:
         replica.gone_s = now_s
