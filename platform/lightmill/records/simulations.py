@@ -77,8 +77,8 @@ class SimulationSpec(Record):
     """What to simulate. Each policy meets the same arrivals and the same chance, by `seed`.
 
     A request misses its objective if it takes more than `slo_ms`, or is refused. What happens before `skip_s` is not
-    counted, so that a forecast has something to learn from. `fixed` compares with `replicas.max` all the time. `keys` is
-    how many different keys requests have, which `hash` and `prefix` go by, some much more often than others.
+    counted, so that a forecast has something to learn from. `fixed` compares with `replicas.max` all the time. `keys`
+    is how many different keys requests have, which `hash` and `prefix` go by, some much more often than others.
     """
 
     trace: Trace

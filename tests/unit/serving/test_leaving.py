@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from lightmill.serving.leaving import while_connected
 from tests.unit.serving.stepping import SteppedLoop
+
+
+@pytest.fixture
+def loop() -> Iterator[SteppedLoop]:
+    stepped = SteppedLoop()
+    yield stepped
+    stepped.close()
 
 
 class Client:
@@ -31,8 +39,8 @@ async def wait(until: asyncio.Event, log: list[str]) -> str:
     return "answer"
 
 
-def test_the_work_of_a_client_that_went_away_is_cancelled() -> None:
-    loop, client, log = SteppedLoop(), Client(), list[str]()
+def test_the_work_of_a_client_that_went_away_is_cancelled(loop: SteppedLoop) -> None:
+    client, log = Client(), list[str]()
     task = loop.start(while_connected(wait(asyncio.Event(), log), client.receive, patience_s=0.5))
     loop.advance(0.4)
     assert client.asked == 0
@@ -45,8 +53,8 @@ def test_the_work_of_a_client_that_went_away_is_cancelled() -> None:
     assert log == ["cancelled"] and task.cancelling() == 0
 
 
-def test_an_answer_comes_through_and_nobody_watches_afterwards() -> None:
-    loop, client = SteppedLoop(), Client()
+def test_an_answer_comes_through_and_nobody_watches_afterwards(loop: SteppedLoop) -> None:
+    client = Client()
     done = asyncio.Event()
     for advance_s, asked in ((0.1, 0), (1.0, 1)):
         done.clear()
@@ -58,8 +66,8 @@ def test_an_answer_comes_through_and_nobody_watches_afterwards() -> None:
         assert [one for one in asyncio.all_tasks(loop) if not one.done()] == []
 
 
-def test_who_cancels_the_request_itself_is_told_so() -> None:
-    loop, client, log = SteppedLoop(), Client(), list[str]()
+def test_who_cancels_the_request_itself_is_told_so(loop: SteppedLoop) -> None:
+    client, log = Client(), list[str]()
     task = loop.start(while_connected(wait(asyncio.Event(), log), client.receive, patience_s=0.5))
     loop.advance(1.0)
     task.cancel()

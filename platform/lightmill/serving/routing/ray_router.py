@@ -55,7 +55,9 @@ def router_config(spec: BalancingSpec) -> RequestRouterConfig:
     """Return Serve's configuration for a deployment that is called by handle; power of two choices is Serve's own."""
     if spec.name == "power_of_two":
         return RequestRouterConfig()
+    # Serve annotates keyword arguments as though all were dicts.
     if spec.name in SERVE_OWN:
-        return RequestRouterConfig(request_router_class=SERVE_OWN[spec.name])
+        return RequestRouterConfig(request_router_class=SERVE_OWN[spec.name])  # pyright: ignore[reportArgumentType]
     arguments = {"balancing": spec.model_dump(mode="json")}
-    return RequestRouterConfig(request_router_class=f"{__name__}:EndpointRouter", request_router_kwargs=arguments)
+    path = f"{__name__}:EndpointRouter"
+    return RequestRouterConfig(request_router_class=path, request_router_kwargs=arguments)  # pyright: ignore[reportArgumentType]
