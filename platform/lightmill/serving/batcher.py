@@ -10,7 +10,6 @@ import asyncio
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,25 +19,12 @@ from lightmill.models.answers import Rows
 from lightmill.records.batching import BatchingSpec, Priority
 from lightmill.serving.arrivals import ArrivalGaps, closes_at
 from lightmill.serving.padding import LengthBuckets
-from lightmill.serving.waiting import RANKS, Features, Part, Phases, QueueLimits, Waiting, WaitingLine, join
+from lightmill.serving.phases import BatchReport, Phases, waits
+from lightmill.serving.waiting import RANKS, Features, Part, QueueLimits, Waiting, WaitingLine, join
 
 Compute = Callable[..., Rows]
 LEAST_RETRY_S, MOST_RETRY_S = 0.1, 60.0
 SPEED_SMOOTHING = 0.2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchReport:
-    """One batch that was computed, or failed. `waits` are, for each part of it, the seconds in queue and in the batch.
-
-    `whole` is how long each request took that is now answered: from when it came until the computation ended.
-    """
-
-    rows: int
-    compute_s: float
-    waits: Sequence[tuple[float, float]]
-    whole: Sequence[float]
-    failed: bool
 
 
 Observer = Callable[[BatchReport], None]
@@ -237,18 +223,12 @@ class Batcher:
         if self._asked:
             for request, _, _ in batch:
                 if request.told is not None:
-                    request.told.queue_s, request.told.batch_s = _waits(request.arrived_s, free_s, started_s)
+                    request.told.queue_s, request.told.batch_s = waits(request.arrived_s, free_s, started_s)
                     request.told.compute_s, request.told.batch_rows = compute_s, rows
         speed = rows / compute_s if compute_s > 0 else 0.0
         self._speed += SPEED_SMOOTHING * (speed - self._speed) if self._speed else speed
         if self._observers:
-            report = BatchReport(
-                rows=rows,
-                compute_s=compute_s,
-                waits=[_waits(part.request.arrived_s, free_s, started_s) for part in batch],
-                whole=[ended_s - part.request.arrived_s for part in batch if not part.request.queued],
-                failed=failed,
-            )
+            report = BatchReport(batch, rows, free_s, started_s, ended_s, failed)
             for observe in self._observers:
                 observe(report)
 
@@ -319,12 +299,6 @@ def batcher_of(
         buckets=buckets,
         observers=observers,
     )
-
-
-def _waits(arrived_s: float, free_s: float, started_s: float) -> tuple[float, float]:
-    """Return how long a request waited for the replica, and how long for others to share its batch."""
-    begun_s = min(max(arrived_s, free_s), started_s)
-    return begun_s - arrived_s, started_s - begun_s
 
 
 def _deliver(batch: Sequence[Part], answers: Rows) -> None:

@@ -16,7 +16,7 @@ from lightmill.records.assets import ModelCard
 from lightmill.records.references import VersionId
 from lightmill.serving import oip
 from lightmill.serving.batcher import Batcher
-from lightmill.serving.leaving import while_connected
+from lightmill.serving.leaving import Departures
 from lightmill.serving.scaling.signals import LoadSignals
 
 Message = MutableMapping[str, Any]
@@ -52,6 +52,7 @@ class InferenceService:
         self._inputs = TabularInputs(card.preparation, allow_python=allow_python) if card.preparation else None
         self._check = check
         self._batcher = batcher
+        self._departures = Departures()
         self.keys = keys
         self._metadata = oip.metadata(endpoint, [str(version.seq)], card.signature)
         self._ready = b'{"name":"%s","ready":true}' % endpoint.encode()
@@ -113,7 +114,7 @@ class InferenceService:
         request = oip.parse_infer(body, self._signature, self._inputs)
         if self._check:
             self._check(request.features)
-        answers = await while_connected(self._batcher.predict(request.features), receive)
+        answers = await self._departures.while_connected(self._batcher.predict(request.features), receive)
         return oip.format_infer(self._endpoint, str(self._version.seq), request, self._signature, answers.arrays())
 
 

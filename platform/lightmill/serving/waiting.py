@@ -19,25 +19,12 @@ import numpy.typing as npt
 
 from lightmill.models.answers import Rows
 from lightmill.records.batching import PRIORITIES
+from lightmill.serving.phases import Phases
 
 Features = npt.NDArray[Any]
 RANKS: dict[str, int] = {name: rank for rank, name in enumerate(PRIORITIES)}
 SHARES = (1.0, 0.9, 0.5)
 COMPACT_FROM = 64
-
-
-class Phases:
-    """Where the time of one request went, in seconds; the batcher fills it in for a caller who gives one.
-
-    `queue_s` is until the replica was free, `batch_s` the wait for others after that, `compute_s` the computation of
-    the last batch that had rows of it, which had `batch_rows` rows in all.
-    """
-
-    __slots__ = ("batch_rows", "batch_s", "compute_s", "queue_s")
-
-    def __init__(self) -> None:
-        self.queue_s = self.batch_s = self.compute_s = 0.0
-        self.batch_rows = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

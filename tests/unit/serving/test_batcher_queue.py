@@ -13,8 +13,9 @@ from lightmill.errors import DeadlineError, TooBusyError, UnavailableError
 from lightmill.models.answers import Values
 from lightmill.records.batching import BatchingSpec, Priority
 from lightmill.serving.arrivals import ArrivalGaps, closes_at
-from lightmill.serving.batcher import Batcher, BatchReport, batcher_of
-from lightmill.serving.waiting import Phases, QueueLimits
+from lightmill.serving.batcher import Batcher, batcher_of
+from lightmill.serving.phases import BatchReport, Phases
+from lightmill.serving.waiting import QueueLimits
 from tests.unit.serving.stepping import ByHand, SteppedLoop
 
 
@@ -240,9 +241,13 @@ def test_a_wait_that_does_not_adapt_is_waited_out(loop: SteppedLoop) -> None:
 
 
 def test_phases_and_reports_say_where_the_time_went(loop: SteppedLoop) -> None:
-    reports: list[BatchReport] = []
+    reports: list[tuple[int, float, bool, list[float], list[tuple[float, float]]]] = []
+
+    def observe(report: BatchReport) -> None:
+        reports.append((report.rows, report.compute_s, report.failed, report.whole, report.waits))
+
     model, hand = Model(), ByHand()
-    batcher = Batcher(model, max_rows=4, max_wait_s=0.5, inline=False, executor=hand, observers=(reports.append,))
+    batcher = Batcher(model, max_rows=4, max_wait_s=0.5, inline=False, executor=hand, observers=(observe,))
     phases = Phases()
     loop.start(batcher.predict(rows(1, 1, 1, 1)))
     loop.advance(1.0)
@@ -255,8 +260,7 @@ def test_phases_and_reports_say_where_the_time_went(loop: SteppedLoop) -> None:
     loop.settle()
     assert (phases.queue_s, phases.compute_s, phases.batch_rows) == (2.0, 3.0, 1)
     assert phases.batch_s == 0.0, "its wait was over while the replica computed"
-    assert [(report.rows, report.compute_s, report.failed) for report in reports] == [(4, 3.0, False), (1, 3.0, False)]
-    assert reports[1].whole == [5.0]
+    assert reports == [(4, 3.0, False, [3.0] * 1, [(0.0, 0.0)]), (1, 3.0, False, [5.0], [(2.0, 0.0)])]
 
 
 def test_a_batch_that_fails_is_reported_as_such(loop: SteppedLoop) -> None:

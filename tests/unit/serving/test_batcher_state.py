@@ -15,8 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from lightmill.errors import DeadlineError, TooBusyError
 from lightmill.models.answers import Values
 from lightmill.records.batching import PRIORITIES, Priority
-from lightmill.serving.batcher import Batcher, BatchReport
+from lightmill.serving.batcher import Batcher
 from lightmill.serving.padding import LengthBuckets
+from lightmill.serving.phases import BatchReport
 from lightmill.serving.waiting import QueueLimits
 from tests.unit.serving.stepping import ByHand, SteppedLoop
 

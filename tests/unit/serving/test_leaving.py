@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lightmill.serving.leaving import while_connected
+from lightmill.serving.leaving import Departures
 from tests.unit.serving.stepping import SteppedLoop
 
 
@@ -41,10 +41,10 @@ async def wait(until: asyncio.Event, log: list[str]) -> str:
 
 def test_the_work_of_a_client_that_went_away_is_cancelled(loop: SteppedLoop) -> None:
     client, log = Client(), list[str]()
-    task = loop.start(while_connected(wait(asyncio.Event(), log), client.receive, patience_s=0.5))
-    loop.advance(0.4)
+    task = loop.start(Departures(0.25).while_connected(wait(asyncio.Event(), log), client.receive))
+    loop.advance(0.24)
     assert client.asked == 0
-    loop.advance(0.2)
+    loop.advance(0.3)
     assert (client.asked, log) == (1, [])
     client.gone.set()
     loop.settle()
@@ -55,20 +55,22 @@ def test_the_work_of_a_client_that_went_away_is_cancelled(loop: SteppedLoop) -> 
 
 def test_an_answer_comes_through_and_nobody_watches_afterwards(loop: SteppedLoop) -> None:
     client = Client()
-    done = asyncio.Event()
+    done, departures = asyncio.Event(), Departures(0.25)
     for advance_s, asked in ((0.1, 0), (1.0, 1)):
         done.clear()
-        task = loop.start(while_connected(wait(done, []), client.receive, patience_s=0.5))
+        task = loop.start(departures.while_connected(wait(done, []), client.receive))
         loop.advance(advance_s)
         done.set()
         loop.settle()
         assert (task.result(), client.asked) == ("answer", asked)
+        loop.advance(0.5)
+        assert departures._timer is None
         assert [one for one in asyncio.all_tasks(loop) if not one.done()] == []
 
 
 def test_who_cancels_the_request_itself_is_told_so(loop: SteppedLoop) -> None:
     client, log = Client(), list[str]()
-    task = loop.start(while_connected(wait(asyncio.Event(), log), client.receive, patience_s=0.5))
+    task = loop.start(Departures(0.25).while_connected(wait(asyncio.Event(), log), client.receive))
     loop.advance(1.0)
     task.cancel()
     loop.settle()
@@ -80,4 +82,4 @@ def test_an_error_of_the_work_comes_through() -> None:
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        asyncio.run(while_connected(fail(), Client().receive))
+        asyncio.run(Departures().while_connected(fail(), Client().receive))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from lightmill.records.references import AssetKind, VersionId
 from lightmill.records.scaling import ForecastPolicy, LatencyPolicy, QueuePolicy, ReplicasSpec
 from lightmill.records.specs import EndpointSpec
 from lightmill.registry import RegistryLocation
+from lightmill.serving.phases import BatchReport
 from lightmill.serving.scaling.signals import P99, RATE, LatencyCounts, LoadSignals, percentile
 from lightmill.serving.scaling.status import ScalingStatus
+from lightmill.serving.waiting import Part, Waiting
 from tests.unit.serving.serve_contexts import context
 
 autoscaling_state = pytest.importorskip("ray.serve._private.autoscaling_state")
@@ -80,10 +83,12 @@ class Clock:
         return self.now_s
 
 
-def report(*whole: float) -> object:
-    from lightmill.serving.batcher import BatchReport
-
-    return BatchReport(rows=1, compute_s=0.0, waits=(), whole=whole, failed=False)
+def report(*whole: float) -> BatchReport:
+    """A batch of requests that took so long, the last part of each."""
+    requests = [Waiting(np.zeros((1, 1)), None, None, -took, 0.0, None) for took in whole]  # pyright: ignore
+    for request in requests:
+        request.queued = False
+    return BatchReport([Part(request, 0, 1) for request in requests], len(whole), 0.0, 0.0, 0.0, False)
 
 
 def test_a_replica_tells_its_rate_and_latency_of_late() -> None:
@@ -92,7 +97,7 @@ def test_a_replica_tells_its_rate_and_latency_of_late() -> None:
     assert signals.report() == {RATE: 0.0}
     for _ in range(10):
         clock.now_s += 1
-        signals.observe(report(*[0.010] * 99, 0.500))  # pyright: ignore
+        signals.observe(report(*[0.010] * 99, 0.500))
     found = signals.report()
     assert found[RATE] == pytest.approx(100)
     assert found[P99] == pytest.approx(0.010, rel=0.09)

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from lightmill.serving.batcher import BatchReport
+from lightmill.serving.phases import BatchReport
 
 RATE, P99 = "lightmill_requests_per_s", "lightmill_p99_s"
 WINDOW_S, WINDOWS = 5.0, 6
