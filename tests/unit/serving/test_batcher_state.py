@@ -36,8 +36,8 @@ class Batching(RuleBasedStateMachine):
     """Requests of rows that are all different, on a batcher that is stepped."""
 
     @initialize(
-        max_rows=st.integers(1, 9),
-        max_bytes=st.sampled_from([8, 100, 1 << 20]),
+        max_rows=st.sampled_from([16, 30, 5, 1]),
+        max_bytes=st.sampled_from([1 << 20, 400, 8]),
         max_wait_s=st.sampled_from([0.0, 0.004]),
         adaptive=st.booleans(),
         inline=st.booleans(),
@@ -81,7 +81,7 @@ class Batching(RuleBasedStateMachine):
         return Values(value=(tokens[:, 0] * 10 + widths).astype(np.float64).astype(np.float32))
 
     @rule(
-        rows=st.integers(1, 20),
+        rows=st.integers(1, 3) | st.integers(1, 40),
         width=st.integers(1, 6),
         priority=st.sampled_from(PRIORITIES),
         timeout_s=st.sampled_from([None, 0.003, 0.02]),
@@ -157,4 +157,4 @@ class Batching(RuleBasedStateMachine):
 
 
 TestBatching = Batching.TestCase
-TestBatching.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestBatching.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
