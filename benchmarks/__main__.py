@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks import (
+    balance_uneven,
     catalog_scale,
     checkpoint_stall,
     data,
@@ -38,6 +39,7 @@ BENCHMARKS = {
     "train_fsdp": train_fsdp.main,
     "checkpoint_stall": checkpoint_stall.main,
     "serve_small": serve_small.main,
+    "balance_uneven": balance_uneven.main,
     "catalog_scale": catalog_scale.main,
     "load_warm": sealed_load.warm,
     "load_cold": sealed_load.cold,

@@ -12,10 +12,12 @@ LightmillError
 │   └── TooManyRequestsError  more requests than the key may make; 429, with the time to come again
 ├── IntegrityError          the bytes are not what was written; loud; never retried
 ├── UnavailableError        try later; 503; the only branch that a retry touches
+│   ├── TooBusyError        the queue is full; says after how many seconds to come again
+│   └── DeadlineError       the answer would have come too late; 504
 └── JobError                a job ran and failed; its log says why
 
 A message says what was wrong, which value, and what to do next. Every error pickles, since errors cross
-actors: the constructor takes the message and nothing else.
+actors: the message is all that a constructor must be given.
 """
 
 from __future__ import annotations
@@ -114,6 +116,20 @@ class UnavailableError(LightmillError):
 
     status = 503
     exit_code = 7
+
+
+class TooBusyError(UnavailableError):
+    """More requests wait than are let in; `retry_after_s` says when there is likely to be room."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineError(UnavailableError):
+    """The request's deadline passed before its answer was there."""
+
+    status = 504
 
 
 class JobError(LightmillError):

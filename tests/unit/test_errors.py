@@ -23,6 +23,8 @@ TABLE = {
     "ForbiddenError": (403, 5),
     "IntegrityError": (500, 6),
     "UnavailableError": (503, 7),
+    "TooBusyError": (503, 7),
+    "DeadlineError": (504, 7),
     "JobError": (500, 8),
 }
 
@@ -57,4 +59,9 @@ def test_a_name_that_is_no_error_of_ours_is_the_base() -> None:
 
 
 def test_only_one_branch_is_worth_a_retry() -> None:
-    assert [kind.__name__ for kind in tree() if kind.status == 503] == ["UnavailableError"]
+    assert {kind for kind in tree() if kind.status in (503, 504)} == set(tree(errors.UnavailableError))
+
+
+def test_when_to_come_again_travels_with_the_error() -> None:
+    busy = pickle.loads(pickle.dumps(errors.TooBusyError("full", 2.5)))
+    assert (busy.message, busy.retry_after_s) == ("full", 2.5)

@@ -11,7 +11,20 @@ import sys
 
 import typer
 
-from lightmill.cli import api_keys, assets, demo, endpoints, jobs, keys, lineage, masking, node, planning, registry
+from lightmill.cli import (
+    api_keys,
+    assets,
+    demo,
+    endpoints,
+    jobs,
+    keys,
+    lineage,
+    masking,
+    node,
+    planning,
+    registry,
+    simulating,
+)
 from lightmill.cli.output import fail
 from lightmill.errors import LightmillError
 
@@ -29,6 +42,7 @@ planning.add_to(app)
 assets.add_to(app)
 lineage.add_to(app)
 endpoints.add_to(app)
+simulating.add_to(app)
 registry.add_to(app)
 keys.add_to(app)
 api_keys.add_to(app)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,6 +23,7 @@ from lightmill.serving.application import (
     build_application,
     route_prefix,
 )
+from lightmill.serving.routing.haproxy import set_balance
 
 RUNNING, DEPLOYING = "RUNNING", "DEPLOYING"
 _OUR_ERROR = re.compile(r"lightmill\.errors\.\w+: (.+)")
@@ -40,6 +42,7 @@ class ServeAdapter:
         allow_python: bool = False,
         trust: ssl.SSLContext | bool = True,
         signals: Callable[[EndpointSpec], SignalsConfig] = lambda spec: SignalsConfig(),
+        balance_path: Path | None = None,
     ) -> None:
         """Work on Serve's applications.
 
@@ -50,7 +53,9 @@ class ServeAdapter:
             allow_python: Whether preparation steps may call functions.
             trust: What a client at `base_url` trusts.
             signals: Says of an endpoint how its replicas are to log and trace.
+            balance_path: Where HAProxy finds its rules of balancing; None where it has none of ours.
         """
+        self._balance_path = balance_path
         self._location = location
         self._base_url = base_url
         self._loopback = loopback
@@ -101,6 +106,8 @@ class ServeAdapter:
 
         An equal specification, version and `attempt` restart nothing; other keys reach the replicas as they run.
         """
+        if self._balance_path:
+            set_balance(self._balance_path, application_name(spec.name), spec.balancing)
         application = build_application(
             spec,
             version,
@@ -117,6 +124,8 @@ class ServeAdapter:
     def remove(self, name: str) -> None:
         """Take an endpoint away."""
         self._answering.discard(name)
+        if self._balance_path:
+            set_balance(self._balance_path, application_name(name), None)
         serve.delete(application_name(name), _blocking=False)
 
 

@@ -1,7 +1,9 @@
-"""Keeps every port of HAProxy on the platform's address, and encrypts the public ones if there is a certificate.
+"""Keeps every port of HAProxy on the platform's address, encrypts the public ones, and lets backends balance by rules.
 
-Ray writes HAProxy's configuration with its statistics and metrics ports on all interfaces, and without TLS, and
-offers no setting for either. It does let the binary be chosen; ours rewrites those lines and runs the real one.
+Ray writes HAProxy's configuration with its statistics and metrics ports on all interfaces, without TLS, and with one
+rule of balancing for all, and offers no setting for any of it. It does let the binary be chosen; ours rewrites those
+lines and runs the real one. Rules of balancing come from the file `balance` beside it
+(`lightmill.serving.routing.haproxy`); a configuration that HAProxy would refuse with them is used without.
 """
 
 from __future__ import annotations
@@ -12,11 +14,27 @@ from pathlib import Path
 from lightmill.settings import Settings
 
 _SCRIPT = """#!/bin/sh
-# Written by `lightmill up`: binds HAProxy's statistics and metrics ports to {host} alone{purpose}.
+# Written by `lightmill up`: binds HAProxy's statistics and metrics ports to {host} alone{purpose},
+# and balances by {balance}.
 previous=
 for argument in "$@"; do
   if [ "$previous" = "-f" ]; then
     sed -i -E {edits} "$argument"
+    if [ -s "{balance}" ]; then
+      if awk -F '\t' '
+        NR == FNR {{ rules[$1] = $2; next }}
+        /^[a-z]/ {{ split("", added) }}
+        !($0 in added) {{ print }}
+        /^backend / {{
+          split($0, words, " ")
+          count = split(rules[words[2]], lines, ";")
+          for (n = 1; n <= count; n++) {{ print "    " lines[n]; added["    " lines[n]] }}
+        }}
+      ' "{balance}" "$argument" > "$argument.new" && "{binary}" -c -q -f "$argument.new" > /dev/null 2>&1; then
+        mv "$argument.new" "$argument"
+      fi
+      rm -f "$argument.new"
+    fi
   fi
   previous="$argument"
 done
@@ -45,7 +63,9 @@ def write_haproxy(settings: Settings) -> None:
     script = folder / "haproxy"
     purpose = ", and speaks TLS on the HTTP port" if settings.encrypted else ""
     quoted = " ".join(f"-e '{edit}'" for edit in edits)
-    script.write_text(_SCRIPT.format(host=settings.host, purpose=purpose, edits=quoted, binary=_binary()))
+    script.write_text(
+        _SCRIPT.format(host=settings.host, purpose=purpose, edits=quoted, binary=_binary(), balance=folder / "balance")
+    )
     script.chmod(0o700)
 
 

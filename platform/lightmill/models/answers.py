@@ -75,6 +75,10 @@ class Logits:
         """Return the answers of some requests as one."""
         return cls(logits=np.concatenate([part.logits for part in parts]))
 
+    def cut(self, length: int) -> Logits:
+        """Return the answers to rows of `length` tokens that were filled up on the right."""
+        return self if self.logits.shape[1] == length else Logits(logits=self.logits[:, :length])
+
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return every output by its name."""
         return {LOGITS: self.logits}

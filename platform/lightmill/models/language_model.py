@@ -15,15 +15,18 @@ ANSWER_VALUES = 1 << 22
 WARM_UP_TOKENS = 32
 
 Tokens = npt.NDArray[np.int64]
+Lengths = npt.NDArray[np.int64]
 
 
 class LanguageModel:
     """Computes logits; thread-safe, since nothing of it changes.
 
-    `shape` is that of a row to warm up with; rows of a request may have any length up to the model's context.
+    `shape` is that of a row to warm up with; rows of a request may have any length up to the model's context. A token
+    sees none that come after it, so that rows of unequal lengths may be filled up on the right with any id.
     """
 
     dtype = np.int64
+    pad_id, pad_right = 0, True
 
     def __init__(self, card: ModelCard, module: nn.Module, device: str = "cpu") -> None:
         self.card = card
@@ -37,6 +40,11 @@ class LanguageModel:
     def rows_together(self) -> int:
         """How many rows of full length are computed at once: logits take memory as the vocabulary does."""
         return max(1, ANSWER_VALUES // (self._context * self._vocabulary))
+
+    @property
+    def longest(self) -> int:
+        """How many tokens a row may have."""
+        return self._context
 
     def check(self, tokens: Tokens) -> None:
         """Check a request.
@@ -57,8 +65,8 @@ class LanguageModel:
         if low < 0 or high >= vocabulary:
             raise RequestError(f"Token id {low if low < 0 else high} is unknown; ids are 0 to {vocabulary - 1}.")
 
-    def predict(self, tokens: Tokens) -> Logits:
-        """Return the logits for token ids int64 [rows, length]."""
+    def predict(self, tokens: Tokens, lengths: Lengths | None = None) -> Logits:
+        """Return the logits for token ids int64 [rows, length]; after the first `lengths` they mean nothing."""
         with torch.inference_mode():
             batch = torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64)).to(self._device)
             return Logits(logits=self._module(batch).float().cpu().numpy())

@@ -15,9 +15,12 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from lightmill.errors import NotFoundError, RequestError
 from lightmill.records.access import AccessSpec, EndpointLimits
+from lightmill.records.balancing import Balancing, BalancingSpec
 from lightmill.records.base import Record
+from lightmill.records.batching import BatchingSpec
 from lightmill.records.logs import LogSpec
 from lightmill.records.references import check_alias, check_name, parse_reference
+from lightmill.records.scaling import ReplicasSpec
 from lightmill.records.signature import Architecture
 from lightmill.records.splitting import DistributionSpec
 from lightmill.records.training import (
@@ -171,32 +174,6 @@ class TrainSpec(Spec):
         return self
 
 
-class ReplicasSpec(Record):
-    """How many replicas: Ray Serve scales between `min` and `max` to hold the target."""
-
-    min: int = Field(default=1, ge=0)
-    max: int = Field(default=1, ge=1)
-    target_ongoing_requests: float = Field(default=16, gt=0)
-    upscale_delay_s: float = Field(default=10, ge=0)
-    downscale_delay_s: float = Field(default=300, ge=0)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.min > self.max:
-            raise ValueError(f"min {self.min} is more than max {self.max}")
-        return self
-
-
-class BatchingSpec(Record):
-    """Dynamic batching: requests that wait together are computed together.
-
-    A batch closes at `max_rows` rows or after `max_wait_ms` milliseconds; 0 takes only what is there already.
-    """
-
-    max_rows: int = Field(default=128, ge=1)
-    max_wait_ms: float = Field(default=0.0, ge=0)
-
-
 class ReplicaResources(Record):
     """What each replica asks Ray for."""
 
@@ -206,12 +183,13 @@ class ReplicaResources(Record):
 
 
 class EndpointSpec(Spec):
-    """`endpoint.yaml`: which model version answers, with how many replicas."""
+    """`endpoint.yaml`: which model version answers, with how many replicas, and how requests are spread over them."""
 
     name: str
     model: str
     replicas: ReplicasSpec = ReplicasSpec()
     batching: BatchingSpec = BatchingSpec()
+    balancing: Balancing = BalancingSpec()
     resources: ReplicaResources = ReplicaResources()
     access: AccessSpec = AccessSpec()
     limits: EndpointLimits = EndpointLimits()

@@ -8,7 +8,6 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application
-from ray.serve.config import AutoscalingConfig
 
 from lightmill.records.endpoints import ApiKey
 from lightmill.records.references import VersionId
@@ -16,6 +15,7 @@ from lightmill.records.signals import SignalsConfig
 from lightmill.records.specs import EndpointSpec
 from lightmill.registry import RegistryLocation
 from lightmill.serving.predictor import KeysConfig, Predictor, PredictorConfig
+from lightmill.serving.scaling.ray_policy import autoscaling_config
 
 MAX_ONGOING_REQUESTS = 1024
 CONSTRUCTOR_RETRIES = 2
@@ -60,13 +60,7 @@ def build_application(
     deploy: Any = serve.deployment(
         name="predictor",
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
-        autoscaling_config=AutoscalingConfig(
-            min_replicas=spec.replicas.min,
-            max_replicas=spec.replicas.max,
-            target_ongoing_requests=spec.replicas.target_ongoing_requests,
-            upscale_delay_s=spec.replicas.upscale_delay_s,
-            downscale_delay_s=spec.replicas.downscale_delay_s,
-        ),
+        autoscaling_config=autoscaling_config(spec.replicas),
         user_config=KeysConfig(keys=tuple(keys)).model_dump(mode="json"),
         ray_actor_options={"num_cpus": spec.resources.cpus, "num_gpus": spec.resources.gpus},
         max_surge_percent=100,

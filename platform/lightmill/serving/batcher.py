@@ -1,128 +1,324 @@
-"""Dynamic batching inside a replica's event loop: requests that wait together are computed together."""
+"""Dynamic batching inside a replica's event loop: requests that wait together are computed together.
+
+The parts: `waiting` says who goes next and whether there is room, `arrivals` when a batch closes, `padding` which texts
+of unequal lengths go together. This module keeps them going on the loop, and tells observers where time went.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from lightmill.errors import DeadlineError, TooBusyError, UnavailableError
 from lightmill.models.answers import Rows
+from lightmill.records.batching import BatchingSpec, Priority
+from lightmill.serving.arrivals import ArrivalGaps, closes_at
+from lightmill.serving.padding import LengthBuckets
+from lightmill.serving.phases import BatchReport, Phases, waits
+from lightmill.serving.waiting import RANKS, Features, Part, QueueLimits, Waiting, WaitingLine, join
 
-Features = npt.NDArray[Any]
-Compute = Callable[[Features], Rows]
-Waiting = tuple[Features, "asyncio.Future[Any]"]
+Compute = Callable[..., Rows]
+LEAST_RETRY_S, MOST_RETRY_S = 0.1, 60.0
+SPEED_SMOOTHING = 0.2
+
+
+Observer = Callable[[BatchReport], None]
 
 
 class Batcher:
-    """Merges requests up to `max_rows` rows; a larger request is computed alone, `max_rows` at a time.
+    """Merges requests up to `max_rows` rows; a larger request is computed `max_rows` at a time.
 
-    Only rows of one shape are merged; requests of another, such as longer texts, wait for the next batch.
+    Only rows of one shape and type are merged, or with `buckets` rows of tokens of one bucket of lengths; then
+    `compute` is called with the padded rows and their lengths, and answers have a method `cut` if they are as long as
+    the row.
 
     `inline` computes on the event loop, which is right for a model faster than a thread's hand-off; other
-    models run on one thread, and the loop gathers the next batch meanwhile.
+    models run on one thread, or what `executor` is, and the loop gathers the next batch meanwhile. All methods are
+    called on one loop.
     """
 
-    def __init__(self, compute: Compute, *, max_rows: int, max_wait_s: float, inline: bool) -> None:
+    def __init__(
+        self,
+        compute: Compute,
+        *,
+        max_rows: int,
+        max_wait_s: float,
+        inline: bool,
+        adaptive: bool = False,
+        timeout_s: float | None = None,
+        limits: QueueLimits | None = None,
+        buckets: LengthBuckets | None = None,
+        observers: Sequence[Observer] = (),
+        executor: Executor | None = None,
+    ) -> None:
         self._compute = compute
-        self._max_rows = max_rows
         self._max_wait_s = max_wait_s
-        self._executor = None if inline else ThreadPoolExecutor(max_workers=1)
-        self._waiting: list[Waiting] = []
-        self._rows = 0
+        self._adaptive = adaptive
+        self._timeout_s = timeout_s
+        self._limits = limits or QueueLimits(max_rows=max_rows)
+        self._buckets = buckets
+        self._observers = tuple(observers)
+        self._executor = None if inline else executor or ThreadPoolExecutor(max_workers=1)
+        self._line = WaitingLine(self._limits)
+        self._gaps = ArrivalGaps()
         self._timer: asyncio.Handle | None = None
-        self._busy = False
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._sweep_s = math.inf
+        self._batch: list[Part] = []
+        self._busy = self._closed = self._asked = False
+        self._free_s = self._speed = 0.0
 
-    async def predict(self, features: Features) -> Any:
-        """Return the model's answers for [rows, *shape], computed with whatever else waits."""
+    @property
+    def waiting_requests(self) -> int:
+        """How many requests wait; those that are computed now do no more."""
+        return self._line.requests
+
+    @property
+    def waiting_rows(self) -> int:
+        """How many rows wait."""
+        return self._line.rows
+
+    async def predict(
+        self,
+        features: Features,
+        *,
+        deadline: float | None = None,
+        priority: Priority = "normal",
+        phases: Phases | None = None,
+    ) -> Any:
+        """Return the model's answers for [rows, *shape], computed with whatever else waits.
+
+        Args:
+            features: The rows; they must not change until they are answered.
+            deadline: The time of the loop's clock (`time.monotonic`) until which the answer is wanted; without, the
+                batcher's timeout from now.
+            priority: The class: who waits for whom.
+            phases: Filled in, if given.
+
+        Raises:
+            TooBusyError: As much waits as may; it says when to come again.
+            DeadlineError: The answer was not there in time.
+            asyncio.CancelledError: The caller was cancelled; its place is free at once.
+        """
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append((features, future))
-        self._rows += len(features)
-        self._schedule(loop)
-        return await future
+        now_s = loop.time()
+        line, rank = self._line, RANKS[priority]
+        if not line.has_room(len(features), rank) or self._closed:
+            raise self._refusal(len(features))
+        if deadline is None and self._timeout_s is not None:
+            deadline = now_s + self._timeout_s
+        if deadline is not None and (deadline <= now_s or deadline < self._sweep_s):
+            self._sweep_by(deadline, now_s, loop)
+        buckets = self._buckets
+        group = features.shape[1:] if buckets is None else (buckets.bucket(features.shape[1]), features.shape[2:])
+        handicap_s = rank * self._limits.ageing_s
+        request = Waiting(features, loop.create_future(), (features.dtype, group), now_s, handicap_s, deadline, phases)
+        line.add(request)
+        self._asked = self._asked or phases is not None
+        if self._adaptive:
+            self._gaps.arrived(now_s)
+        self._schedule(loop, now_s)
+        try:
+            return await request.future
+        except asyncio.CancelledError:
+            line.leave(request)
+            raise
 
-    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._busy or not self._waiting:
+    def close(self) -> None:
+        """Refuse what waits and what comes; what is being computed is still answered."""
+        self._closed = True
+        for request in list(self._line):
+            self._line.leave(request)
+            _refuse(request, UnavailableError("The replica is stopping; ask again, another one answers."))
+        for handle in (self._timer, self._sweeper):
+            if handle is not None:
+                handle.cancel()
+        if self._executor is not None:
+            self._executor.shutdown(wait=False)
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop, now_s: float) -> None:
+        """See that a flush comes: at once for a full batch, else when waiting is no longer worth it."""
+        if self._busy or not self._line.requests:
             return
-        if self._rows >= self._max_rows or not self._max_wait_s:
-            if self._timer is not None and self._max_wait_s:
+        if not self._max_wait_s or self._line.full:
+            if self._timer is not None and isinstance(self._timer, asyncio.TimerHandle):
                 self._timer.cancel()
                 self._timer = None
             if self._timer is None:
                 self._timer = loop.call_soon(self._flush)
         elif self._timer is None:
-            self._timer = loop.call_later(self._max_wait_s, self._flush)
+            self._wait(loop, now_s)
+
+    def _wait(self, loop: asyncio.AbstractEventLoop, now_s: float) -> None:
+        first_s, last_s = self._line.span()
+        closes_s = first_s + self._max_wait_s
+        if self._adaptive:
+            closes_s = closes_at(first_s, last_s, self._gaps.mean_s, self._max_wait_s)
+        if closes_s <= now_s:
+            self._timer = loop.call_soon(self._flush)
+        else:
+            self._timer = loop.call_at(closes_s, self._end_wait)
+
+    def _end_wait(self) -> None:
+        """Compute, or wait on if others came meanwhile and more are likely."""
+        self._timer = None
+        if not self._line.requests:
+            return
+        loop = asyncio.get_running_loop()
+        if self._adaptive:
+            self._wait(loop, loop.time())
+        else:
+            self._flush()
 
     def _flush(self) -> None:
         self._timer = None
-        batch = self._take()
+        if self._busy:
+            return
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        batch = self._line.take(started_s)
         if not batch:
             return
+        self._batch = batch
         if self._executor is None:
-            self._answer(batch)
-            self._schedule(asyncio.get_running_loop())
+            try:
+                answers: Rows | BaseException = self._run(batch)
+            except Exception as exc:  # noqa: BLE001 - whatever the model raises belongs to the callers
+                answers = exc
+            self._finish(loop, started_s, answers)
             return
         self._busy = True
-        loop = asyncio.get_running_loop()
-        done = loop.run_in_executor(self._executor, self._run, [features for features, _ in batch])
-        done.add_done_callback(lambda result: self._finish(batch, result, loop))
+        done = loop.run_in_executor(self._executor, self._run, batch)
+        done.add_done_callback(lambda found: self._finish(loop, started_s, found.exception() or found.result()))
 
-    def _take(self) -> list[Waiting]:
-        """Take the oldest requests that fit; those whose client has gone away are left out."""
-        batch: list[Waiting] = []
-        rows = 0
-        while self._waiting:
-            features, future = self._waiting[0]
-            if batch and (rows + len(features) > self._max_rows or features.shape[1:] != batch[0][0].shape[1:]):
-                break
-            self._waiting.pop(0)
-            self._rows -= len(features)
-            if not future.done():
-                batch.append((features, future))
-                rows += len(features)
-        return batch
+    def _run(self, batch: Sequence[Part]) -> Rows:
+        parts = [part.features for part in batch]
+        if self._buckets is not None and any(part.shape[1] != parts[0].shape[1] for part in parts):
+            return self._compute(*self._buckets.pad(parts))
+        return self._compute(parts[0] if len(parts) == 1 else np.concatenate(parts))
 
-    def _run(self, parts: list[Features]) -> Rows:
-        merged = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        if len(merged) <= self._max_rows:
-            return self._compute(merged)
-        pieces = [
-            self._compute(merged[start : start + self._max_rows]) for start in range(0, len(merged), self._max_rows)
-        ]
-        return type(pieces[0]).joined(pieces)
-
-    def _answer(self, batch: list[Waiting]) -> None:
-        try:
-            answers = self._run([features for features, _ in batch])
-        except Exception as exc:  # noqa: BLE001 - whatever the model raises belongs to the callers
-            _fail(batch, exc)
+    def _finish(self, loop: asyncio.AbstractEventLoop, started_s: float, answers: Rows | BaseException) -> None:
+        batch, self._batch = self._batch, []
+        self._busy = False
+        ended_s = loop.time()
+        if isinstance(answers, BaseException):
+            for part in batch:
+                self._line.leave(part.request)
+                _refuse(part.request, answers)
         else:
             _deliver(batch, answers)
+        self._tell(batch, started_s, ended_s, isinstance(answers, BaseException))
+        self._free_s = ended_s
+        if not self._closed:
+            self._schedule(loop, ended_s)
 
-    def _finish(self, batch: list[Waiting], result: asyncio.Future[Rows], loop: asyncio.AbstractEventLoop) -> None:
-        self._busy = False
-        problem = result.exception()
-        if problem is not None:
-            _fail(batch, problem)
-        else:
-            _deliver(batch, result.result())
-        self._schedule(loop)
+    def _tell(self, batch: Sequence[Part], started_s: float, ended_s: float, failed: bool) -> None:
+        compute_s, free_s = ended_s - started_s, self._free_s
+        rows = sum([stop - start for _, start, stop in batch])
+        if self._asked:
+            for request, _, _ in batch:
+                if request.told is not None:
+                    request.told.queue_s, request.told.batch_s = waits(request.arrived_s, free_s, started_s)
+                    request.told.compute_s, request.told.batch_rows = compute_s, rows
+        speed = rows / compute_s if compute_s > 0 else 0.0
+        self._speed += SPEED_SMOOTHING * (speed - self._speed) if self._speed else speed
+        if self._observers:
+            report = BatchReport(batch, rows, free_s, started_s, ended_s, failed)
+            for observe in self._observers:
+                observe(report)
+
+    def _refusal(self, rows: int) -> UnavailableError:
+        if self._closed:
+            return UnavailableError("The replica is stopping; ask again, another one answers.")
+        line, limits = self._line, self._limits
+        wait_s = line.rows / self._speed if self._speed else 1.0
+        return TooBusyError(
+            f"{line.requests} requests with {line.rows} rows wait already, and this one has {rows}; the queue holds "
+            f"{limits.max_queue_requests} requests and {limits.max_queue_rows} rows, of lower classes fewer. "
+            "Ask again later.",
+            retry_after_s=min(max(wait_s, LEAST_RETRY_S), MOST_RETRY_S),
+        )
+
+    def _sweep_by(self, deadline_s: float, now_s: float, loop: asyncio.AbstractEventLoop) -> None:
+        """See that deadlines are looked at by then; one timer serves all requests."""
+        if deadline_s <= now_s:
+            raise DeadlineError("The request's deadline has passed already; give it more time.")
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self._sweeper, self._sweep_s = loop.call_at(deadline_s, self._sweep), deadline_s
+
+    def _sweep(self) -> None:
+        """Refuse those whose time is over, those that are being computed too."""
+        self._sweeper, self._sweep_s = None, math.inf
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        earliest = math.inf
+        for request in [*self._line, *(part.request for part in self._batch)]:
+            due_s = request.deadline_s
+            if due_s is None or request.future.done():
+                continue
+            if due_s <= now_s:
+                self._line.leave(request)
+                waited = f"{now_s - request.arrived_s:.3g} s"
+                _refuse(request, DeadlineError(f"No answer within {waited}: the deadline passed. Ask again later."))
+            else:
+                earliest = min(earliest, due_s)
+        if earliest < math.inf:
+            self._sweeper, self._sweep_s = loop.call_at(earliest, self._sweep), earliest
 
 
-def _deliver(batch: list[Waiting], answers: Rows) -> None:
-    start = 0
-    for features, future in batch:
-        stop = start + len(features)
-        if not future.done():
-            future.set_result(answers.rows(start, stop))
-        start = stop
+def batcher_of(
+    spec: BatchingSpec,
+    compute: Compute,
+    *,
+    max_rows: int,
+    inline: bool,
+    buckets: LengthBuckets | None = None,
+    observers: Sequence[Observer] = (),
+) -> Batcher:
+    """Return the batcher that a specification asks for; `max_rows` is what the model takes of it."""
+    return Batcher(
+        compute,
+        max_rows=max_rows,
+        max_wait_s=spec.max_wait_ms / 1000,
+        inline=inline,
+        adaptive=spec.adaptive,
+        timeout_s=None if spec.timeout_ms is None else spec.timeout_ms / 1000,
+        limits=QueueLimits(
+            max_rows=max_rows,
+            max_bytes=spec.max_bytes,
+            max_queue_requests=spec.max_queue_requests,
+            max_queue_rows=spec.max_queue_rows,
+            ageing_s=spec.ageing_ms / 1000,
+        ),
+        buckets=buckets,
+        observers=observers,
+    )
 
 
-def _fail(batch: list[Waiting], problem: BaseException) -> None:
-    for _, future in batch:
-        if not future.done():
-            future.set_exception(problem)
+def _deliver(batch: Sequence[Part], answers: Rows) -> None:
+    at = 0
+    for request, start, stop in batch:
+        found = answers if len(batch) == 1 else answers.rows(at, at + stop - start)
+        at += stop - start
+        if hasattr(found, "cut"):
+            found = found.cut(request.features.shape[1])  # pyright: ignore[reportAttributeAccessIssue] - see Batcher
+        if request.pieces is not None or request.queued:
+            if request.pieces is None:
+                request.pieces = []
+            request.pieces.append(found)
+            if request.queued:
+                continue
+            found = join(request.pieces)
+        if not request.future.done():
+            request.future.set_result(found)
+
+
+def _refuse(request: Waiting, problem: BaseException) -> None:
+    if not request.future.done():
+        request.future.set_exception(problem)

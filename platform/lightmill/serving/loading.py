@@ -18,16 +18,19 @@ from lightmill.models.inputs import SERVED_BY
 from lightmill.models.language_model import LanguageModel
 from lightmill.models.text_model import OfTokens, TextClassifier, TextRegressor
 from lightmill.records.assets import ModelCard
+from lightmill.records.batching import BatchingSpec
 from lightmill.records.references import VersionId
 from lightmill.records.specs import EndpointSpec
 from lightmill.registry import RegistryLocation
 from lightmill.registry.tensors import load_into_module
-from lightmill.serving.batcher import Batcher
+from lightmill.serving.batcher import batcher_of
 from lightmill.serving.board import RayBoard
 from lightmill.serving.front import Front
 from lightmill.serving.gatekeeper import Gatekeeper
 from lightmill.serving.headers import Cors
+from lightmill.serving.padding import LengthBuckets, bucket_edges
 from lightmill.serving.predictor import PredictorConfig
+from lightmill.serving.scaling.signals import LoadSignals
 from lightmill.serving.service import InferenceService
 from lightmill.serving.signals.log_file import ray_log_folder
 from lightmill.serving.signals.opening import open_signals
@@ -49,15 +52,18 @@ def load_service(
     of_tokens = isinstance(model, LanguageModel | OfTokens)
     max_rows = min(spec.batching.max_rows, model.rows_together or spec.batching.max_rows)
     compute_s = warm_up(model, max_rows)
-    batcher = Batcher(
+    signals = LoadSignals()
+    batcher = batcher_of(
+        spec.batching,
         model.predict,
         max_rows=max_rows,
-        max_wait_s=spec.batching.max_wait_ms / 1000,
         inline=compute_s < INLINE_S and not of_tokens,
+        buckets=length_buckets(spec.batching, model) if of_tokens else None,
+        observers=(signals.observe,),
     )
     check = model.check if of_tokens else None
     return InferenceService(
-        spec.name, version, model.card, batcher, KeyChecker(()), check=check, allow_python=allow_python
+        spec.name, version, model.card, batcher, KeyChecker(()), check=check, allow_python=allow_python, signals=signals
     )
 
 
@@ -94,6 +100,12 @@ def model_card(location: RegistryLocation, id: VersionId) -> ModelCard:
     if card is None:
         raise IntegrityError(f"{id} is no model version.")
     return card
+
+
+def length_buckets(spec: BatchingSpec, model: LanguageModel | OfTokens) -> LengthBuckets:
+    """Return which lengths of rows are computed together, and how the shorter are filled up."""
+    edges = bucket_edges(spec.length_buckets, model.longest)
+    return LengthBuckets(edges=edges, value=model.pad_id, right=model.pad_right)
 
 
 def load_model(location: RegistryLocation, id: VersionId, device: str = "cpu", *, allow_python: bool = False) -> Model:

@@ -62,6 +62,10 @@ class Predictor:
         if not self._following.following:
             self._gatekeeper.renew(AccessSet(keys=KeysConfig.model_validate(keys).keys))
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return what scaling policies go by; Serve's replica asks every few seconds and tells its controller."""
+        return self._service.signals.report()
+
     def __del__(self) -> None:
         """Write the rest of logs; Serve calls it when the replica has drained."""
         front = getattr(self, "_front", None)

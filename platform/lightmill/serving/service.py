@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import numpy.typing as npt
 
 from lightmill.access import KeyChecker
-from lightmill.errors import LightmillError, MethodNotAllowedError, NotFoundError, TooLargeError
+from lightmill.errors import LightmillError, MethodNotAllowedError, NotFoundError, TooBusyError, TooLargeError
 from lightmill.models.inputs import TabularInputs
 from lightmill.records.assets import ModelCard
 from lightmill.records.references import VersionId
 from lightmill.serving import oip
 from lightmill.serving.batcher import Batcher
+from lightmill.serving.leaving import Departures
+from lightmill.serving.scaling.signals import LoadSignals
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -40,13 +43,16 @@ class InferenceService:
         *,
         check: Callable[[npt.NDArray[Any]], None] | None = None,
         allow_python: bool = False,
+        signals: LoadSignals | None = None,
     ) -> None:
+        self.signals = signals or LoadSignals()
         self._endpoint = endpoint
         self._version = version
         self._signature = card.signature
         self._inputs = TabularInputs(card.preparation, allow_python=allow_python) if card.preparation else None
         self._check = check
         self._batcher = batcher
+        self._departures = Departures()
         self.keys = keys
         self._metadata = oip.metadata(endpoint, [str(version.seq)], card.signature)
         self._ready = b'{"name":"%s","ready":true}' % endpoint.encode()
@@ -59,17 +65,20 @@ class InferenceService:
             await self._http(scope, receive, send)
 
     async def _http(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        more: list[tuple[bytes, bytes]] = []
         try:
             self.keys.check_headers(scope["headers"])
             status, body = 200, await self._answer(scope, receive)
         except LightmillError as exc:
             status, body = exc.status, oip.error(exc.message)
+            if isinstance(exc, TooBusyError):
+                more.append((b"retry-after", b"%d" % math.ceil(exc.retry_after_s)))
         except ConnectionError:
             return
         except Exception:
             logger.exception("inference failed")
             status, body = 500, oip.error("The model failed on this request; the replica's log says why.")
-        headers = [*JSON_HEADERS, (b"content-length", str(len(body)).encode())]
+        headers = [*JSON_HEADERS, (b"content-length", str(len(body)).encode()), *more]
         if status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -80,7 +89,7 @@ class InferenceService:
         route = self._route(scope)
         if route == "/infer":
             _allow(method, "POST")
-            return await self._infer(await _read_body(scope, receive))
+            return await self._infer(await _read_body(scope, receive), receive)
         if route == "":
             _allow(method, "GET")
             return self._metadata
@@ -101,11 +110,11 @@ class InferenceService:
             route = f"/{rest}" if rest else ""
         return route
 
-    async def _infer(self, body: bytes) -> bytes:
+    async def _infer(self, body: bytes, receive: Receive) -> bytes:
         request = oip.parse_infer(body, self._signature, self._inputs)
         if self._check:
             self._check(request.features)
-        answers = await self._batcher.predict(request.features)
+        answers = await self._departures.while_connected(self._batcher.predict(request.features), receive)
         return oip.format_infer(self._endpoint, str(self._version.seq), request, self._signature, answers.arrays())
 
 

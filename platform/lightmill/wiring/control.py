@@ -57,6 +57,7 @@ class ControlPlane:
             allow_python=settings.serve_python_steps,
             trust=settings.trust(settings.local_url),
             signals=lambda spec: signals_of(spec, settings, platform.policies),
+            balance_path=settings.run_path / "h" / "balance",
         )
         loop = ControlLoop(platform.catalog, platform.registry, serve, jobs)
         loop.begin()

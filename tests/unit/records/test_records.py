@@ -18,6 +18,7 @@ from tests.unit.records.access_examples import ACCESS
 from tests.unit.records.data_examples import DATA
 from tests.unit.records.plan_examples import PLANS
 from tests.unit.records.quality_examples import EXAMPLES
+from tests.unit.records.serving_examples import SERVING
 from tests.unit.records.training_examples import TRAINING
 from tests.unit.records.tuning_examples import TUNING
 from tests.unit.records.version_examples import VERSIONS
@@ -206,6 +207,7 @@ RECORDS: list[Record] = [
     *DATA,
     *TRAINING,
     *PLANS,
+    *SERVING,
     *VERSIONS,
     *TUNING,
     specs.Spec(),

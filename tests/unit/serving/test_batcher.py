@@ -238,4 +238,4 @@ def test_only_rows_of_one_shape_are_computed_together(inline: bool) -> None:
 
     found = asyncio.run(run())
     assert [answer.label.tolist() for answer in found] == [[0], [1], [2], [3], [4]]
-    assert compute.sizes == [2, 2, 1]
+    assert compute.sizes == [3, 2]

@@ -50,6 +50,7 @@ OPERATIONS: dict[str, str] = {
     "models.export": "exchange:export_model",
     "models.import": "exchange:import_model",
     "models.verify": "exchange:verify_model",
+    "serving.simulate": "serving:simulate",
     "training.plan": "training:plan",
 }
 """Operation to "module:function" below this package; imported only when it runs."""
