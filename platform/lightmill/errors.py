@@ -8,7 +8,11 @@ LightmillError
 │   │   └── ErasedError     it existed; its root key was destroyed on purpose
 │   ├── ConflictError       what was to be created exists, or changed meanwhile
 │   ├── MethodNotAllowedError  the route exists, but not with this method
-│   └── TooLargeError       more bytes than are taken
+│   ├── TooLargeError       more bytes than are taken
+│   ├── TooSlowError        a body that did not come in time
+│   ├── UnsupportedMediaError  a body in a form that is not read here
+│   ├── NotAcceptableError  an answer is wanted in a form that is not written here
+│   └── NotOfferedError     a part of a protocol that is known and not offered; 501
 ├── IntegrityError          the bytes are not what was written; loud; never retried
 ├── UnavailableError        try later; 503; the only branch that a retry touches
 └── JobError                a job ran and failed; its log says why
@@ -89,6 +93,30 @@ class TooLargeError(RequestError):
     """The body is larger than the receiver takes."""
 
     status = 413
+
+
+class TooSlowError(RequestError):
+    """The body did not come in time."""
+
+    status = 408
+
+
+class UnsupportedMediaError(RequestError):
+    """The body has a form, or an encoding, that is not read here."""
+
+    status = 415
+
+
+class NotAcceptableError(RequestError):
+    """The answer is wanted in a form that is not written here."""
+
+    status = 406
+
+
+class NotOfferedError(RequestError):
+    """What was asked for belongs to the protocol, but this platform does not offer it."""
+
+    status = 501
 
 
 class IntegrityError(LightmillError):
