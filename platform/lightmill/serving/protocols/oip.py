@@ -108,14 +108,14 @@ def _tensor(
     if type(entry) is not dict:
         raise RequestError(f"Field 'inputs[{place}]' must be an object, but is {kind_of(entry)}.")
     name, shape, data = entry.get("name"), entry.get("shape"), entry.get("data")
-    spec = next((spec for spec in specs if spec.name == name), None)
-    if spec is None:
+    spec = specs[0]
+    if spec.name != name and (spec := next((spec for spec in specs if spec.name == name), None)) is None:
         raise RequestError(f"Field 'inputs' must hold {_wanted(model)}; given names {_names(name)}.")
     field = field_of(spec.name)
     datatype = entry.get("datatype")
     if datatype != spec.datatype:
         check_datatype(field, datatype, spec)
-    if type(shape) is not list or not all([type(size) is int and size >= 0 for size in shape]):
+    if type(shape) is not list or not _are_sizes(shape):
         raise RequestError(
             f"Field {field}.shape must be a list of sizes that fits {shape_text(spec.shape)}; given {short(shape)}."
         )
@@ -133,6 +133,13 @@ def _tensor(
     else:
         array = _shaped(array_of(data, datatype, field), shape, field)
     return Tensor(name=spec.name, datatype=datatype, array=array)
+
+
+def _are_sizes(shape: list[Any]) -> bool:
+    for size in shape:  # noqa: SIM110 - a generator takes twice as long
+        if type(size) is not int or size < 0:
+            return False
+    return True
 
 
 def _block(
@@ -223,6 +230,15 @@ def write(response: InferResponse, request: InferRequest) -> Reply:
     """
     # `binary_data_output` speaks for outputs that do not speak for themselves.
     default = request.parameters.get("binary_data_output") is True if request.parameters else False
+    return _written(response, request, default)
+
+
+def write_binary(response: InferResponse, request: InferRequest) -> Reply:
+    """Return the response with all tensors in bytes, but for those that were asked for as JSON."""
+    return _written(response, request, True)
+
+
+def _written(response: InferResponse, request: InferRequest, default: bool) -> Reply:
     asked = {output.name: output.binary for output in request.outputs}
     outputs: list[dict[str, Any]] = []
     blocks: list[binary.Block] = []
