@@ -77,7 +77,7 @@ class TabularInputs:
         return self._width
 
     def table(self, values: Mapping[str, Sequence[Any]]) -> pa.Table:
-        """Return a table of all columns from one list of values each; None is a missing value, text of binary is base64.
+        """Return a table of all columns from one list of values each; None is a missing one, binary as text is base64.
 
         Raises:
             RequestError: A column is absent or unknown, or a value is not of its type; the message names the column.

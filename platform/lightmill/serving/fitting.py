@@ -194,7 +194,8 @@ def check_finite(array: Array, datatype: str, name: str) -> None:
         return
     if np.count_nonzero(np.isfinite(array)) != array.size:
         raise RequestError(
-            f"Field {field_of(name)}.data holds a value that {datatype} cannot hold, or infinity or NaN; send finite numbers."
+            f"Field {field_of(name)}.data holds a value that {datatype} cannot hold, or infinity or NaN; send finite "
+            "numbers."
         )
 
 

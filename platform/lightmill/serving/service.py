@@ -82,8 +82,9 @@ class InferenceService:
 
     @property
     def keys(self) -> KeyChecker:
-        """The API keys that are let in, where they alone decide."""
-        assert isinstance(self.gate, KeyGate)
+        """The API keys that are let in, where they alone decide; setting them puts a gate of keys in place."""
+        if not isinstance(self.gate, KeyGate):
+            raise AttributeError("another gate decides who may ask")
         return self.gate.keys
 
     @keys.setter

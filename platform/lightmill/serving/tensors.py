@@ -70,7 +70,7 @@ class WantedOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferRequest:
-    """What was asked; no `outputs` means all. `priority` 0 is the default, 1 the highest; `timeout_s` None is no limit."""
+    """What was asked; no `outputs` means all. `priority` 0 is the default, 1 the highest; `timeout_s` may be none."""
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[WantedOutput, ...] = ()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from lightmill.errors import RequestError, TooLargeError, UnsupportedMediaError
 from lightmill.records.signature import TensorSpec
@@ -20,7 +20,19 @@ from lightmill.serving.fitting import datatype_of, field_of
 from lightmill.serving.protocols import oip
 from lightmill.serving.protocols.forms import Form, Reply, content_type
 from lightmill.serving.protocols.values import load, rows_of
-from lightmill.serving.tensors import BF16, BYTES, DTYPES, Array, Body, InferRequest, InferResponse, ModelDescription, Tensor, order_of, short
+from lightmill.serving.tensors import (
+    BF16,
+    BYTES,
+    DTYPES,
+    Array,
+    Body,
+    InferRequest,
+    InferResponse,
+    ModelDescription,
+    Tensor,
+    order_of,
+    short,
+)
 
 ARROW = "application/vnd.apache.arrow.stream"
 MAX_BYTES = 64 << 20
@@ -43,7 +55,9 @@ def parse(body: Body, model: ModelDescription, form: Form) -> InferRequest:
     for name, column in zip(table.schema.names, table.columns, strict=True):
         spec = specs.get(name)
         if spec is None or table.schema.names.count(name) > 1:
-            raise RequestError(f"Field 'inputs': the columns must be {', '.join(specs)}, each once; given {short(name)}.")
+            raise RequestError(
+                f"Field 'inputs': the columns must be {', '.join(specs)}, each once; given {short(name)}."
+            )
         found.append(_tensor(column, spec, model))
     parameters = oip.read_parameters(load(metadata["parameters"]), "parameters") if "parameters" in metadata else {}
     priority, timeout_s = order_of(parameters)
@@ -86,12 +100,11 @@ def _refuse_compressed(body: Body) -> None:
     Raises:
         UnsupportedMediaError: A message of the stream says that its buffers are compressed.
     """
-    with pa.ipc.MessageReader.open_stream(pa.py_buffer(body)) as messages:
-        for message in messages:
-            if message.type in ("record batch", "dictionary") and _is_compressed(message.metadata.to_pybytes()):
-                raise UnsupportedMediaError(
-                    "The Arrow stream has compressed buffers; write it without, and send Content-Encoding: gzip instead."
-                )
+    for message in pa.ipc.MessageReader.open_stream(pa.py_buffer(body)):
+        if message.type in ("record batch", "dictionary") and _is_compressed(message.metadata.to_pybytes()):
+            raise UnsupportedMediaError(
+                "The Arrow stream has compressed buffers; write it without; Content-Encoding: gzip is taken."
+            )
 
 
 def _is_compressed(metadata: bytes) -> bool:
@@ -135,11 +148,14 @@ def _tensor(column: pa.ChunkedArray, spec: TensorSpec, model: ModelDescription) 
     return Tensor(name=spec.name, datatype=datatype, array=_fitting(found, spec))
 
 
+_compute: Any = pyarrow.compute  # its functions are made at import, unseen by type checkers
+
+
 def _undone(array: pa.DictionaryArray, field: str) -> pa.Array:
     """Return the values that a dictionary's places mean, if they are not many times what was sent."""
     kind = array.dictionary.type
     if pa.types.is_string(kind) or pa.types.is_binary(kind):
-        size = pc.sum(pc.binary_length(array.dictionary).take(array.indices)).as_py() or 0
+        size = _compute.sum(_compute.binary_length(array.dictionary).take(array.indices)).as_py() or 0
     elif pa.types.is_primitive(kind):
         size = len(array) * 8
     else:
@@ -156,7 +172,11 @@ def _flat(array: pa.Array, field: str, *, lists: bool) -> tuple[pa.Array, tuple[
     while pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or pa.types.is_fixed_size_list(array.type):
         rows, complete = len(array), complete and not array.null_count
         values = array.flatten()
-        sizes = {array.type.list_size} if pa.types.is_fixed_size_list(array.type) else set(array.value_lengths().to_pylist())
+        sizes = (
+            {array.type.list_size}
+            if pa.types.is_fixed_size_list(array.type)
+            else set(array.value_lengths().to_pylist())
+        )
         if len(sizes - {None}) > 1:
             if not lists:
                 raise RequestError(f"Field {field}.data is ragged; every row must have the same length.")

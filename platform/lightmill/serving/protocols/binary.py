@@ -67,7 +67,7 @@ class Blocks:
         left = len(self._rest) - self._at
         if left:
             raise RequestError(
-                f"The body has {left} bytes more than the inputs' parameters.binary_data_size declare in all ({self._at})."
+                f"The body has {left} bytes more than the inputs' binary_data_size declare in all ({self._at})."
             )
 
 
@@ -127,7 +127,7 @@ def encode(tensor: Tensor) -> Block:
             data = value.encode() if isinstance(value, str) else value
             parts += (_LENGTH.pack(len(data)), data)
         return b"".join(parts)
-    ordered = np.ascontiguousarray(array, dtype=DTYPES[tensor.datatype])
+    ordered: Any = np.ascontiguousarray(array, dtype=DTYPES[tensor.datatype])
     return memoryview(ordered.reshape(-1).view(np.uint8)) if ordered.size else b""
 
 

@@ -1,4 +1,4 @@
-"""Bodies that are compressed on the way: gzip (RFC 1952) and deflate (RFC 1950), with a bound on what they expand to."""
+"""Bodies that are compressed on the way: gzip (RFC 1952) and deflate (RFC 1950), bounded in what they expand to."""
 
 from __future__ import annotations
 
@@ -87,5 +87,3 @@ def compressed(reply: Reply, chosen: Choice) -> Reply:
     body = compressor.compress(reply.body) + compressor.flush()
     headers = (*reply.headers, (b"content-encoding", chosen.encoding), (b"vary", b"accept-encoding"))
     return replace(reply, body=body, headers=headers)
-
-

@@ -20,7 +20,17 @@ from lightmill.serving.fitting import field_of
 from lightmill.serving.protocols.forms import Form
 from lightmill.serving.protocols.multipart import Part, parts_of
 from lightmill.serving.protocols.values import load, rows_of
-from lightmill.serving.tensors import BYTES, DTYPES, Array, Body, InferRequest, ModelDescription, Tensor, shape_text, short
+from lightmill.serving.tensors import (
+    BYTES,
+    DTYPES,
+    Array,
+    Body,
+    InferRequest,
+    ModelDescription,
+    Tensor,
+    shape_text,
+    short,
+)
 
 MULTIPART = "multipart/form-data"
 MAX_PIXELS = 50_000_000
@@ -108,9 +118,7 @@ def _decoded(content: memoryview, size: tuple[int, int], mode: str, where: str) 
         with pillow.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
-                raise TooLargeError(
-                    f"Field {where} has {width} x {height} pixels; at most {MAX_PIXELS:,} are decoded."
-                )
+                raise TooLargeError(f"Field {where} has {width} x {height} pixels; at most {MAX_PIXELS:,} are decoded.")
             upright = operations.exif_transpose(image).convert(mode)
     except TooLargeError:
         raise
@@ -129,5 +137,6 @@ def _pillow(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as exc:
         raise RequestError(
-            "This endpoint reads images only where Pillow is installed: pip install 'lightmill[images]', or send tensors."
+            "This endpoint reads images only where Pillow is installed: pip install 'lightmill[images]'. Or send "
+            "tensors."
         ) from exc

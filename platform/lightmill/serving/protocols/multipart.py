@@ -43,7 +43,9 @@ def parts_of(body: Body, boundary: str) -> list[Part]:
         start = body.find(b"\r\n", at)
         end = body.find(b"\r\n" + delimiter, at)
         if start < 0 or end < start or body[at:start].strip(b" \t"):
-            raise RequestError(f"The multipart body is not closed by '--{boundary}--'; its part {len(found)} is cut off.")
+            raise RequestError(
+                f"The multipart body is not closed by '--{boundary}--'; its part {len(found)} is cut off."
+            )
         if len(found) == MAX_PARTS:
             raise RequestError(f"The multipart body has more than {MAX_PARTS} parts; send fewer at once.")
         found.append(_part(view, body, start + 2, end, len(found)))

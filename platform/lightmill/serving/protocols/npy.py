@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import math
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,18 @@ import numpy as np
 from lightmill.errors import NotAcceptableError, RequestError, TooLargeError
 from lightmill.serving.fitting import datatype_of, field_of
 from lightmill.serving.protocols.forms import Form, Reply, content_type
-from lightmill.serving.tensors import BF16, BYTES, DTYPES, Array, Body, InferRequest, InferResponse, ModelDescription, Tensor, short
+from lightmill.serving.tensors import (
+    BF16,
+    BYTES,
+    DTYPES,
+    Array,
+    Body,
+    InferRequest,
+    InferResponse,
+    ModelDescription,
+    Tensor,
+    short,
+)
 
 NPY = "application/x-npy"
 NPZ = "application/x-npz"
@@ -33,11 +45,11 @@ def parse(body: Body, model: ModelDescription, form: Form) -> InferRequest:
     Raises:
         RequestError: It is no such file, holds objects, or has more or fewer bytes than its header says.
     """
-    specs = model.signature.inputs
-    if len(specs) > 1:
+    first, *others = specs = model.signature.inputs
+    if others:
         names = ", ".join(spec.name for spec in specs)
         raise RequestError(f"A .npy body holds one input, but the model takes {names}; send a .npz body ({NPZ}).")
-    return InferRequest(inputs=(_tensor(memoryview(body), specs[0].name, model),), outputs=form.outputs)
+    return InferRequest(inputs=(_tensor(memoryview(body), first.name, model),), outputs=form.outputs)
 
 
 def parse_npz(body: Body, model: ModelDescription, form: Form) -> InferRequest:
@@ -54,7 +66,9 @@ def parse_npz(body: Body, model: ModelDescription, form: Form) -> InferRequest:
             members = archive.infolist()
             declared = sum(member.file_size for member in members)
             if declared > MAX_BYTES:
-                raise TooLargeError(f"The arrays in the .npz body have {declared} bytes; at most {MAX_BYTES} are taken.")
+                raise TooLargeError(
+                    f"The arrays in the .npz body have {declared} bytes; at most {MAX_BYTES} are taken."
+                )
             for member in members:
                 name = member.filename.removesuffix(".npy")
                 if name not in names:
@@ -63,15 +77,9 @@ def parse_npz(body: Body, model: ModelDescription, form: Form) -> InferRequest:
                     # One more than declared tells a member that says too little.
                     data = file.read(member.file_size + 1)
                 found.append(_tensor(memoryview(data), name, model))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, ValueError, EOFError, _zlib_error()) as exc:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, ValueError, EOFError, zlib.error) as exc:
         raise RequestError(f"The .npz body is no valid zip file of arrays: {exc}.") from exc
     return InferRequest(inputs=tuple(found), outputs=form.outputs)
-
-
-def _zlib_error() -> type[Exception]:
-    import zlib
-
-    return zlib.error
 
 
 def _tensor(data: memoryview, name: str, model: ModelDescription) -> Tensor:
@@ -100,9 +108,13 @@ def read(data: memoryview, field: str) -> Array:
             raise ValueError(f"version {version} of the format is not read here")
         shape, fortran, dtype = _READERS[version](head, max_header_size=_HEADER_BYTES)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, OverflowError) as exc:
-        raise RequestError(f"Field {field} is no .npy file: {str(exc).splitlines()[0] if str(exc) else 'damaged'}.") from exc
+        raise RequestError(
+            f"Field {field} is no .npy file: {str(exc).splitlines()[0] if str(exc) else 'damaged'}."
+        ) from exc
     if dtype.hasobject or dtype.fields or dtype.subdtype or dtype.kind not in "biufSU" or not dtype.itemsize:
-        raise RequestError(f"Field {field} has dtype {short(str(dtype))}; send numbers, booleans or texts, never objects.")
+        raise RequestError(
+            f"Field {field} has dtype {short(str(dtype))}; send numbers, booleans or texts, never objects."
+        )
     content = data[head.tell() :]
     expected = math.prod(shape) * dtype.itemsize
     if len(content) != expected or any(size < 0 for size in shape):
@@ -125,12 +137,13 @@ def write(response: InferResponse, request: InferRequest) -> Reply:
     Raises:
         NotAcceptableError: There are several outputs.
     """
-    if len(response.outputs) > 1:
+    tensor, *others = response.outputs
+    if others:
         names = ", ".join(tensor.name for tensor in response.outputs)
         raise NotAcceptableError(
             f"A .npy answer holds one output, but there are {names}; choose one by '?output=...', or accept {NPZ}."
         )
-    return Reply(body=_file(response.outputs[0]), headers=content_type(NPY))
+    return Reply(body=_file(tensor), headers=content_type(NPY))
 
 
 def write_npz(response: InferResponse, request: InferRequest) -> Reply:

@@ -81,9 +81,7 @@ def read(document: Any, model: ModelDescription, blocks: binary.Blocks | None) -
     found = read_parameters(parameters, "parameters")
     priority, timeout_s = order_of(found)
     wanted = read_outputs(outputs, model)
-    return InferRequest(
-        inputs=tensors, outputs=wanted, id=id, parameters=found, priority=priority, timeout_s=timeout_s
-    )
+    return InferRequest(inputs=tensors, outputs=wanted, id=id, parameters=found, priority=priority, timeout_s=timeout_s)
 
 
 def read_parameters(value: Any, field: str) -> Parameters:
@@ -112,7 +110,7 @@ def _tensor(
     if spec.name != name and (spec := next((spec for spec in specs if spec.name == name), None)) is None:
         raise RequestError(f"Field 'inputs' must hold {_wanted(model)}; given names {_names(name)}.")
     field = field_of(spec.name)
-    datatype = entry.get("datatype")
+    datatype: Any = entry.get("datatype")
     if datatype != spec.datatype:
         check_datatype(field, datatype, spec)
     if type(shape) is not list or not _are_sizes(shape):
@@ -142,9 +140,7 @@ def _are_sizes(shape: list[Any]) -> bool:
     return True
 
 
-def _block(
-    size: Any, shape: list[int], datatype: str, field: str, data: Any, blocks: binary.Blocks | None
-) -> Array:
+def _block(size: Any, shape: list[int], datatype: str, field: str, data: Any, blocks: binary.Blocks | None) -> Array:
     if blocks is None:
         raise RequestError(
             f"Field {field}.parameters.binary_data_size says that bytes follow the JSON; say how long the JSON is in "
@@ -311,4 +307,3 @@ def _wanted(model: ModelDescription) -> str:
 
 def _names(name: Any) -> str:
     return short([name])
-

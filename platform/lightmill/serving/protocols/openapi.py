@@ -44,7 +44,7 @@ def document(model: ModelDescription) -> bytes:
             "info": {
                 "title": model.name,
                 "version": model.version,
-                "description": f"Inference on {model.name}, by the Open Inference Protocol v2 and other forms of bodies.",
+                "description": f"Inference on {model.name}, by the Open Inference Protocol v2 and other forms of body.",
             },
             "paths": paths,
             "components": {"schemas": _schemas(model), "securitySchemes": _SECURITY},
@@ -107,7 +107,10 @@ def _infer(model: ModelDescription) -> dict[str, Any]:
         }
     answers: dict[str, Any] = {
         JSON: {"schema": {"anyOf": [_ref("InferResponse"), {"type": "array", "items": {"type": "object"}}]}},
-        **{media: {"schema": {"type": "string", "format": "binary"}} for media in (BINARY, arrow.ARROW, npy.NPY, npy.NPZ)},
+        **{
+            media: {"schema": {"type": "string", "format": "binary"}}
+            for media in (BINARY, arrow.ARROW, npy.NPY, npy.NPZ)
+        },
     }
     length = {
         "name": "Inference-Header-Content-Length",
@@ -157,7 +160,9 @@ def _schemas(model: ModelDescription) -> dict[str, Any]:
         parameters={"type": "object"},
         data={"type": "array"},
     )
-    wanted = _object(["name"], name={"enum": [spec.name for spec in model.signature.outputs]}, parameters=_ref("Parameters"))
+    wanted = _object(
+        ["name"], name={"enum": [spec.name for spec in model.signature.outputs]}, parameters=_ref("Parameters")
+    )
     inputs = {"anyOf": [_input(spec) for spec in model.signature.inputs]}
     return {
         "Error": _object(["error"], error=text),

@@ -34,15 +34,15 @@ def tensors(rows: Any, model: ModelDescription, what: str) -> tuple[Tensor, ...]
     """
     if type(rows) is not list or not rows:
         raise RequestError(f"{what} must be a list of at least one row; given {kind_of(rows)}.")
-    specs = model.signature.inputs
+    first, *others = specs = model.signature.inputs
     kinds = set(map(type, rows))
-    if dict not in kinds or (kinds == {dict} and len(specs) == 1 and all(row.keys() == {"b64"} for row in rows)):
-        if len(specs) > 1:
+    if dict not in kinds or (kinds == {dict} and not others and all(row.keys() == {"b64"} for row in rows)):
+        if others:
             raise RequestError(
                 f"{what} must hold one object a row with the columns {', '.join(spec.name for spec in specs)}; "
                 f"given {kind_of(rows[0])}."
             )
-        return (of_values(rows, specs[0], model),)
+        return (of_values(rows, first, model),)
     if kinds != {dict}:
         odd = next(row for row in rows if type(row) is not dict)
         raise RequestError(f"{what} must hold objects only, as its first row does; it holds {kind_of(odd)} too.")

@@ -6,6 +6,7 @@ output alone the values are given without its name. Source: tensorflow/serving, 
 
 from __future__ import annotations
 
+import base64
 from typing import Any, NoReturn
 
 from lightmill.errors import NotOfferedError, RequestError
@@ -42,9 +43,16 @@ def parse(body: Body, model: ModelDescription, form: Form) -> InferRequest:
     given = oip.read_parameters(document.get("parameters"), "parameters")
     priority, timeout_s = order_of(given)
     by_column = "inputs" in document
-    inputs = _columns(document["inputs"], model) if by_column else rows.tensors(document["instances"], model, "Field 'instances'")
+    if by_column:
+        inputs = _columns(document["inputs"], model)
+    else:
+        inputs = rows.tensors(document["instances"], model, "Field 'instances'")
     return InferRequest(
-        inputs=inputs, outputs=form.outputs, parameters={**given, BY_COLUMN: by_column}, priority=priority, timeout_s=timeout_s
+        inputs=inputs,
+        outputs=form.outputs,
+        parameters={**given, BY_COLUMN: by_column},
+        priority=priority,
+        timeout_s=timeout_s,
     )
 
 
@@ -88,8 +96,6 @@ def _written(name: str, array: Any) -> list[Any]:
 
 
 def _base64(value: Any) -> Any:
-    import base64
-
     if isinstance(value, list):
         return [_base64(each) for each in value]
     return {"b64": base64.b64encode(value.encode() if isinstance(value, str) else value).decode()}

@@ -43,9 +43,7 @@ def array_of(data: list[Any], datatype: str, field: str) -> Array:
     """
     dtype = DTYPES[datatype]
     if datatype in (FP16, BF16):
-        raise RequestError(
-            f"Field {field}.data: {datatype} has no form in JSON; send it as binary data, or send FP32."
-        )
+        raise RequestError(f"Field {field}.data: {datatype} has no form in JSON; send it as binary data, or send FP32.")
     if not data:
         return np.empty(0, dtype=dtype)
     # A batch of one row is what small models are mostly asked with.
@@ -171,4 +169,3 @@ def _first_odd(data: object, fitting: frozenset[type]) -> object:
         elif type(value) not in fitting:
             return value
     return data
-

@@ -45,7 +45,7 @@ def model(of: Signature, *, by_column: bool = False) -> ModelDescription:
     return ModelDescription(name="digits", version="7", signature=of, by_column=by_column)
 
 
-def parse(sent: bytes, of: Signature, tabular: TabularInputs | None = None, form: Form = Form()) -> Read:  # noqa: B008
+def parse(sent: bytes, of: Signature, tabular: TabularInputs | None = None, form: Form = Form()) -> Read:
     described = model(of, by_column=tabular is not None)
     request = oip.parse(sent, described, form)
     return Read(features=Fitter(described, tabular).features(request), request=request)
