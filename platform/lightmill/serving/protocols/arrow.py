@@ -142,7 +142,7 @@ def _tensor(column: pa.ChunkedArray, spec: TensorSpec, model: ModelDescription) 
     values, inner, complete = _flat(array, field, lists=model.by_column)
     datatype = _datatype(values, spec, field)
     if not complete or datatype == BYTES:
-        return Tensor(name=spec.name, datatype=datatype, array=_objects(array, shape, model, field))
+        return Tensor(name=spec.name, datatype=datatype, array=_objects(array, shape, model, field, complete=complete))
     numbers = values.to_numpy(zero_copy_only=False)
     found = numbers.astype(DTYPES[datatype], copy=False).reshape(shape if len(shape) > 1 else (*shape, *inner))
     return Tensor(name=spec.name, datatype=datatype, array=_fitting(found, spec))
@@ -202,11 +202,13 @@ def _datatype(values: pa.Array, spec: TensorSpec, field: str) -> str:
     raise RequestError(f"Field {field}.datatype must be {spec.datatype!r}; given Arrow's {short(str(kind))[1:-1]}.")
 
 
-def _objects(array: pa.Array, shape: tuple[int, ...], model: ModelDescription, field: str) -> Array:
+def _objects(
+    array: pa.Array, shape: tuple[int, ...], model: ModelDescription, field: str, *, complete: bool
+) -> Array:
     values = array.to_pylist()
     if model.by_column:
         return rows_of(values)
-    if array.null_count:
+    if not complete:
         raise RequestError(f"Field {field}.data has missing values, which this model does not take.")
     found = np.array(values, dtype=object)
     return found.reshape(shape) if len(shape) > 1 else found
