@@ -202,9 +202,7 @@ def _datatype(values: pa.Array, spec: TensorSpec, field: str) -> str:
     raise RequestError(f"Field {field}.datatype must be {spec.datatype!r}; given Arrow's {short(str(kind))[1:-1]}.")
 
 
-def _objects(
-    array: pa.Array, shape: tuple[int, ...], model: ModelDescription, field: str, *, complete: bool
-) -> Array:
+def _objects(array: pa.Array, shape: tuple[int, ...], model: ModelDescription, field: str, *, complete: bool) -> Array:
     values = array.to_pylist()
     if model.by_column:
         return rows_of(values)
