@@ -93,39 +93,38 @@ class BodyReader:
             UnavailableError: Too much of others is held.
             ConnectionError: The client went away.
         """
-        declared = self._declared(head.content_length)
+        declared = None if head.content_length is None else self._declared(head.content_length)
         body = await self._within_time(receive)
         if declared is not None and declared != len(body):
             self.release(body)
             raise RequestError(f"Header Content-Length says {declared}, but the body has {len(body)} bytes.")
-        if not encodings.is_encoded(head.content_encoding):
+        if head.content_encoding is None or not encodings.is_encoded(head.content_encoding):
             return body
-        return await self._expanded(body, head.content_encoding or b"")
+        return await self._expanded(body, head.content_encoding)
 
     def release(self, body: Body) -> None:
         """Take note that a body is no longer held."""
         if len(body) > SMALL_BYTES:
             self._held -= len(body)
 
-    def _declared(self, value: bytes | None) -> int | None:
-        if value is None:
-            return None
+    def _declared(self, value: bytes) -> int:
         if not value.isdigit() or len(value) > 18:
             raise RequestError("Header Content-Length must be a number of bytes.")
-        if int(value) > self._limit:
-            raise TooLargeError(f"The body has {int(value)} bytes; at most {self._limit} are taken.")
-        return int(value)
+        declared = int(value)
+        if declared > self._limit:
+            raise TooLargeError(f"The body has {declared} bytes; at most {self._limit} are taken.")
+        return declared
 
     async def _within_time(self, receive: Receive) -> Body:
-        task = asyncio.current_task()
-        if task is None:
-            return await self._collected(receive)
+        task: Any = asyncio.current_task()
         loop = asyncio.get_running_loop()
         self._deadlines[task] = loop.time() + self._timeout_s
         if self._sweeper is None:
             self._sweeper = loop.call_later(self._timeout_s / _SWEEPS, self._sweep)
         try:
-            return await self._collected(receive)
+            message = await receive()
+            if message.get("more_body", False) or message["type"] == "http.disconnect":
+                return await self._collected(message, receive)
         except asyncio.CancelledError:
             if task not in self._late:
                 raise
@@ -133,7 +132,12 @@ class BodyReader:
             raise TooSlowError(f"The body did not come within {self._timeout_s:g} s; send it again, faster.") from None
         finally:
             del self._deadlines[task]
-            self._late.discard(task)
+            if self._late:
+                self._late.discard(task)
+        body: Body = message.get("body", b"")
+        if len(body) > SMALL_BYTES:
+            self._count(len(body), 0)
+        return body
 
     def _sweep(self) -> None:
         """End the reading of bodies that are late; the timer ends when none is being read."""
@@ -145,26 +149,17 @@ class BodyReader:
         again = bool(self._deadlines)
         self._sweeper = loop.call_later(self._timeout_s / _SWEEPS, self._sweep) if again else None
 
-    async def _collected(self, receive: Receive) -> Body:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ConnectionError("the client went away")
-        body: Body = message.get("body", b"")
-        if not message.get("more_body", False):
-            self._count(len(body), 0)
-            return body
+    async def _collected(self, message: Message, receive: Receive) -> Body:
         gathered = bytearray()
         counted = 0
         try:
-            while True:
-                gathered += body
+            while message["type"] != "http.disconnect":
+                gathered += message.get("body", b"")
                 counted = self._count(len(gathered), counted)
                 if not message.get("more_body", False):
                     return gathered
                 message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ConnectionError("the client went away")
-                body = message.get("body", b"")
+            raise ConnectionError("the client went away")
         except BaseException:
             self._held -= counted
             raise
@@ -221,7 +216,7 @@ async def encoded(reply: Reply, head: Head) -> Reply:
 
 async def send_reply(send: Send, status: int, reply: Reply) -> None:
     """Send an answer."""
-    headers = [*reply.headers, (b"content-length", str(len(reply.body)).encode())]
+    headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": reply.body})
 

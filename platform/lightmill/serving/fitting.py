@@ -102,6 +102,8 @@ class Fitter:
         self._inputs = {spec.name: spec for spec in model.signature.inputs}
         self._only = model.signature.inputs[0]
         self._outputs = {spec.name: spec for spec in model.signature.outputs}
+        self._datatypes = {spec.name: spec.datatype for spec in model.signature.outputs}
+        self._name, self._version = model.name, model.version
         self._all = tuple(WantedOutput(name=name) for name in self._outputs)
 
     def features(self, request: InferRequest) -> Array:
@@ -130,15 +132,13 @@ class Fitter:
         Raises:
             RequestError: The classes of an output are asked for that has none.
         """
-        outputs = []
-        for wanted in request.outputs or self._all:
-            spec, array = self._outputs[wanted.name], arrays[wanted.name]
-            if wanted.classes:
-                outputs.append(classification(array, wanted, self._model.classes))
-            else:
-                outputs.append(Tensor(name=spec.name, datatype=spec.datatype, array=array))
-        model = self._model
-        return InferResponse(model=model.name, version=model.version, outputs=tuple(outputs), id=request.id)
+        outputs = [self._output(wanted, arrays[wanted.name]) for wanted in request.outputs or self._all]
+        return InferResponse(model=self._name, version=self._version, outputs=tuple(outputs), id=request.id)
+
+    def _output(self, wanted: WantedOutput, array: Array) -> Tensor:
+        if wanted.classes:
+            return classification(array, wanted, self._model.classes)
+        return Tensor(name=wanted.name, datatype=self._datatypes[wanted.name], array=array)
 
     def _check_outputs(self, outputs: Sequence[WantedOutput]) -> None:
         for wanted in outputs:

@@ -14,6 +14,7 @@ from lightmill.models.inputs import TabularInputs
 from lightmill.records.assets import ModelCard
 from lightmill.records.references import VersionId
 from lightmill.serving.asgi import (
+    SMALL_BYTES,
     BodyReader,
     Gate,
     KeyGate,
@@ -134,7 +135,9 @@ class InferenceService:
             try:
                 allow(scope["method"], "POST")
                 head = Head.of(scope["headers"])
-                reply = await encoded(await self._inferred(scope, head, receive, outcome), head)
+                reply = await self._inferred(scope, head, receive, outcome)
+                if head.accept_encoding is not None:
+                    reply = await encoded(reply, head)
                 outcome.status = 200
             except LightmillError as exc:
                 outcome.status, reply = error_reply(exc)
@@ -166,7 +169,8 @@ class InferenceService:
             outcome.written = perf_counter()
             return reply
         finally:
-            self._bodies.release(body)
+            if len(body) > SMALL_BYTES:
+                self._bodies.release(body)
 
     async def _predict(self, features: Array, request: InferRequest) -> Any:
         if request.timeout_s is None:

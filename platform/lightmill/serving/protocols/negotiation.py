@@ -32,6 +32,8 @@ _WRITERS: dict[str, Write] = {
 }
 _OWN_WRITERS: dict[str, Write] = {arrow.ARROW: arrow.write, npy.NPY: npy.write_npz, npy.NPZ: npy.write_npz}
 _PLAIN = Form()
+_PLAIN_TYPES = frozenset((None, b"application/json"))
+_PLAIN_ANSWERS = frozenset((None, b"*/*", b"application/json"))
 _BLANKS = b" \t\r\n"
 _NAMES = {
     b"content-type": 0,
@@ -85,8 +87,7 @@ def adapter_for(head: Head, query: bytes, body: Body, *, by_column: bool) -> Ada
         NotAcceptableError: No type that the caller accepts is written here.
         RequestError: A header is malformed.
     """
-    plain = head.content_type in (None, b"application/json") and head.accept in (None, b"*/*", b"application/json")
-    if plain and head.json_length is None and not query:
+    if head.content_type in _PLAIN_TYPES and head.accept in _PLAIN_ANSWERS and head.json_length is None and not query:
         return _ROWS if by_column and body.lstrip(_BLANKS)[:1] == b"[" else _OIP
     media, parameters = _media(head.content_type)
     form = Form(media=media, parameters=parameters, json_bytes=_json_bytes(head.json_length), outputs=_outputs(query))

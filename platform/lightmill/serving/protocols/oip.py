@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import orjson
 
 from lightmill.errors import RequestError
@@ -48,6 +47,7 @@ EXTENSIONS = (
 )
 _JSON_HEADERS = content_type(JSON)
 _MOST_CLASSES = 1 << 16
+_WITHOUT_JSON = frozenset((FP16, BF16))
 
 
 def parse(body: Body, model: ModelDescription, form: Form) -> InferRequest:
@@ -235,12 +235,12 @@ def write_binary(response: InferResponse, request: InferRequest) -> Reply:
 
 
 def _written(response: InferResponse, request: InferRequest, default: bool) -> Reply:
-    asked = {output.name: output.binary for output in request.outputs}
+    asked = {output.name: output.binary for output in request.outputs} if request.outputs else {}
     outputs: list[dict[str, Any]] = []
     blocks: list[binary.Block] = []
     for tensor in response.outputs:
         entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.array.shape}
-        chosen = asked.get(tensor.name)
+        chosen = asked.get(tensor.name) if asked else None
         if default if chosen is None else chosen:
             block = binary.encode(tensor)
             entry["parameters"] = {"binary_data_size": binary.size_of(block)}
@@ -259,15 +259,14 @@ def _written(response: InferResponse, request: InferRequest, default: bool) -> R
 
 
 def _data(tensor: Tensor) -> Any:
-    if tensor.datatype in (FP16, BF16):
+    if tensor.datatype in _WITHOUT_JSON:
         raise RequestError(
             f"Output {tensor.name!r} is {tensor.datatype}, which has no form in JSON; ask for it with "
             "parameters.binary_data true."
         )
     if tensor.datatype == BYTES:
         return listed(tensor.array.reshape(-1), repr(tensor.name))
-    array = tensor.array
-    return array if array.ndim == 1 and array.flags.c_contiguous else np.ascontiguousarray(array).reshape(-1)
+    return tensor.array.ravel()  # a view where it lies in order
 
 
 def metadata(model: ModelDescription) -> bytes:

@@ -322,6 +322,32 @@ def test_a_form_fills_named_columns() -> None:
     refused(ask(app, form(("n", b"two"), file=False), headers=MULTIPART), 400, "JSON")
 
 
+def test_rows_that_do_not_fit_are_refused_by_column() -> None:
+    preparation = TabularPreparation(
+        columns=(InputColumn(name="n", dtype="float32"), InputColumn(name="day", dtype="date")),
+        fitted=FittedPreparation(steps=(Features(columns=("n",), name="features"),)),
+        width=1,
+    )
+    app = service(tabular_signature(input_specs(preparation), 1), preparation=preparation)
+
+    def sent(rows: Any) -> Answer:
+        return ask(app, json.dumps(rows).encode(), headers=[(b"content-type", b"application/json")])
+
+    good = {"n": 1, "day": "2026-01-02"}
+    assert json.loads(sent([good, good | {"day": None}]).body) == [{"same": [1.0], "largest": 0}] * 2
+    refused(sent([]), 400, "The body", "at least one row")
+    refused(sent([good | {"x": 1}]), 400, "row 0", "unknown column 'x'", "n, day")
+    refused(sent([good, 3]), 400, "objects only", "a number")
+    refused(sent([1]), 400, "The body", "columns n, day", "a number")
+    refused(sent([{"n": 1}]), 400, "no row has the column 'day'")
+    refused(sent([good | {"n": "1"}]), 400, "'n'")
+    refused(sent([good | {"n": {}}]), 400, "'n'")
+    refused(sent([good | {"day": 5}]), 400, "'day'")
+    refused(sent([good | {"day": "soon"}]), 400, "'day'")
+    # A model of tensors is asked with an object, and says so.
+    refused(ask(APP, b"[1]"), 400, "JSON object", "a list")
+
+
 # -- whatever comes ----------------------------------------------------------------------------------
 
 TYPES = st.sampled_from([b"application/json", NPY, NPZ, ARROW, MULTIPART[0][1], b"application/octet-stream", b""])

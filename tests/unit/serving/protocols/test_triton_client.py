@@ -1,9 +1,9 @@
 """What NVIDIA's client sends is read, byte for byte.
 
 `tritonclient_2_73.jsonl` holds what tritonclient 2.73.0 (PyPI; grpcio 1.85.1, protobuf 6.33.6) sent to a server of
-these services when it asked for `ROWS` below: over HTTP with binary and JSON data, without compression, with gzip and with
-deflate, with and without named outputs, once for two classes, and once with three values where the model takes four;
-and over gRPC by `infer`. Bodies are base64.
+these services when it asked for `ROWS` below: over HTTP with binary and JSON data, without compression, with gzip and
+with deflate, with and without named outputs, once for two classes, and once with three values where the model takes
+four; and over gRPC by `infer`. Bodies are base64.
 """
 
 from __future__ import annotations
