@@ -124,6 +124,9 @@ class InferenceService:
             status, reply = 200, self._described(route, scope)
         except LightmillError as exc:
             status, reply = error_reply(exc)
+        except Exception:
+            logger.exception("a request failed")
+            status, reply = 500, json_reply(oip.error("The replica failed on this request; its log says why."))
         finally:
             if caller is not None:
                 gate.release(caller)

@@ -131,7 +131,10 @@ def widened(array: Array, datatype: str, wanted: str) -> Array:
 
 def short(value: object) -> str:
     """Return a value as a message shows it."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "something nested too deep"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -60,7 +60,10 @@ def tensors(rows: Any, model: ModelDescription, what: str) -> tuple[Tensor, ...]
 def of_values(values: list[Any], spec: TensorSpec, model: ModelDescription) -> Tensor:
     """Return a tensor of JSON values, one a row."""
     field = field_of(spec.name)
-    values = decoded(values, field)
+    try:
+        values = decoded(values, field)
+    except RecursionError as exc:
+        raise RequestError(f"Field {field} is nested too deep.") from exc
     array = rows_of(values) if model.by_column else array_of(values, spec.datatype, field)
     return Tensor(name=spec.name, datatype=spec.datatype, array=array)
 

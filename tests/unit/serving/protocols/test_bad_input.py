@@ -23,7 +23,8 @@ from lightmill.records.fitted import FittedPreparation, InputColumn, TabularPrep
 from lightmill.records.preparation import Features
 from lightmill.records.signature import Signature, TensorSpec
 from lightmill.serving.asgi import MAX_BODY_BYTES
-from tests.unit.serving.protocols.world import Answer, ask, service, signature, tabular_signature
+from lightmill.serving.gateway import Gateway
+from tests.unit.serving.protocols.world import Answer, Joined, ask, service, signature, tabular_signature
 
 APP = service()
 NPY, NPZ = b"application/x-npy", b"application/x-npz"
@@ -346,6 +347,31 @@ def test_rows_that_do_not_fit_are_refused_by_column() -> None:
     refused(sent([good | {"day": "soon"}]), 400, "'day'")
     # A model of tensors is asked with an object, and says so.
     refused(ask(APP, b"[1]"), 400, "JSON object", "a list")
+
+
+DEEP = "[" * 1020 + "]" * 1020
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": %s}]}',
+        '{"inputs": [{"name": "x", "datatype": "FP32", "shape": %s, "data": [1, 2, 3]}]}',
+        '{"inputs": [{"name": "x", "datatype": %s, "shape": [1, 3], "data": [1, 2, 3]}]}',
+        '{"inputs": [{"name": %s, "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]}',
+        '{"inputs": %s}',
+        '{"id": %s, "inputs": []}',
+        '{"instances": %s}',
+        '{"instances": [{"x": %s}]}',
+        '{"inputs": {"x": %s}}',
+        "%s",
+    ],
+)
+def test_deep_nesting_is_a_4xx_wherever_it_is(body: str) -> None:
+    sent = (body % DEEP).encode()
+    gateway = Gateway(Joined(APP), APP.gate, version="0")
+    for answer in (ask(APP, sent), ask(gateway, sent, path="/v1/models/echo:predict")):
+        assert 400 <= answer.status < 500, answer.body
 
 
 # -- whatever comes ----------------------------------------------------------------------------------
