@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -77,6 +77,7 @@ def body(**changes: Any) -> bytes:
 SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)
 
 
+@settings(deadline=None)
 @given(st.data(), SHAPES, st.booleans())
 def test_any_tensor_comes_through_flat_and_nested(data: st.DataObject, shape: tuple[int, ...], nested: bool) -> None:
     values = data.draw(
@@ -195,6 +196,7 @@ def test_a_fraction_is_no_integer() -> None:
         parse(body(datatype="INT32", data=[1, 2, 3, 4, 5, 1.5]), signature(datatype="INT32"))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | st.text(max_size=50).map(str.encode))
 def test_any_bytes_are_refused_and_nothing_else_is_raised(sent: bytes) -> None:
     with pytest.raises(RequestError):
@@ -208,6 +210,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {},
@@ -238,6 +241,7 @@ def test_deep_nesting_is_refused() -> None:
         parse(sent, signature())
 
 
+@settings(deadline=None)
 @given(
     arrays.arrays(np.float32, st.tuples(st.integers(1, 5), st.just(2)), elements=st.floats(0, 1, width=32)),
     st.none() | st.text(max_size=20),
