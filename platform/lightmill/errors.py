@@ -9,7 +9,11 @@ LightmillError
 │   ├── ConflictError       what was to be created exists, or changed meanwhile
 │   ├── MethodNotAllowedError  the route exists, but not with this method
 │   ├── TooLargeError       more bytes than are taken
-│   └── TooManyRequestsError  more requests than the key may make; 429, with the time to come again
+│   ├── TooManyRequestsError  more requests than the key may make; 429, with the time to come again
+│   ├── TooSlowError        a body that did not come in time
+│   ├── UnsupportedMediaError  a body in a form that is not read here
+│   ├── NotAcceptableError  an answer is wanted in a form that is not written here
+│   └── NotOfferedError     a part of a protocol that is known and not offered; 501
 ├── IntegrityError          the bytes are not what was written; loud; never retried
 ├── UnavailableError        try later; 503; the only branch that a retry touches
 │   ├── TooBusyError        the queue is full; says after how many seconds to come again
@@ -102,6 +106,30 @@ class TooManyRequestsError(RequestError):
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class TooSlowError(RequestError):
+    """The body did not come in time."""
+
+    status = 408
+
+
+class UnsupportedMediaError(RequestError):
+    """The body has a form, or an encoding, that is not read here."""
+
+    status = 415
+
+
+class NotAcceptableError(RequestError):
+    """The answer is wanted in a form that is not written here."""
+
+    status = 406
+
+
+class NotOfferedError(RequestError):
+    """What was asked for belongs to the protocol, but this platform does not offer it."""
+
+    status = 501
 
 
 class IntegrityError(LightmillError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ class TabularInputs:
         return self._width
 
     def table(self, values: Mapping[str, Sequence[Any]]) -> pa.Table:
-        """Return a table of all columns from one list of values each; None is a missing value, binary is base64.
+        """Return a table of all columns from one list of values each; None is a missing one, binary as text is base64.
 
         Raises:
             RequestError: A column is absent or unknown, or a value is not of its type; the message names the column.
@@ -120,7 +120,9 @@ def _array(column: InputColumn, values: Sequence[Any]) -> pa.Array:
     kind = _arrow(column)
     try:
         if column.dtype == "binary":
-            values = [None if value is None else base64.b64decode(value, validate=True) for value in values]
+            values = [_binary(value) for value in values]
+        elif column.dtype in ("string", "date", "timestamp"):
+            values = [value.decode() if isinstance(value, bytes) else value for value in values]
         if column.dtype in ("date", "timestamp"):
             values = [None if value is None else _time(value) for value in values]
         if pa.types.is_fixed_size_list(kind):
@@ -132,7 +134,14 @@ def _array(column: InputColumn, values: Sequence[Any]) -> pa.Array:
         raise RequestError(f"Column {column.name!r} holds a value that is no {column.dtype}.") from exc
 
 
-def _time(text: str) -> datetime:
-    """Read ISO 8601; a time without a zone is in UTC."""
-    found = datetime.fromisoformat(text)
+def _binary(value: str | bytes | None) -> bytes | None:
+    """Return bytes as they are, and of text what it writes as base64."""
+    return base64.b64decode(value, validate=True) if isinstance(value, str) else value
+
+
+def _time(value: str | date) -> datetime | date:
+    """Read ISO 8601, or take a time as it is; a time without a zone is in UTC."""
+    found = value if isinstance(value, date) else datetime.fromisoformat(value)
+    if not isinstance(found, datetime):
+        return found
     return found if found.tzinfo else found.replace(tzinfo=UTC)

@@ -43,11 +43,12 @@ class Phases:
 
     __slots__ = (
         "batch_wait_s", "bytes_in", "bytes_out", "compute_s", "error",
-        "protocol", "queue_s", "rows", "status", "tokens",
+        "protocol", "queue_s", "request_id", "rows", "status", "tokens",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.protocol = "oip"
+        self.request_id = ""
         self.queue_s = self.batch_wait_s = self.compute_s = 0.0
         self.rows = self.tokens = self.bytes_in = self.bytes_out = 0
         self.status = GONE
@@ -106,6 +107,7 @@ class Front:
         phases = scope[PHASES] = Phases()
         trace = scope[TRACE] = self._signals.trace(headers.get(b"traceparent"))
         name = self._signals.ids.name(headers.get(REQUEST_ID))
+        phases.request_id = name.decode()
         more = ((REQUEST_ID, name), *SECURITY_HEADERS)
         if self._cors:
             more += self._cors.answer(headers.get(b"origin"))
@@ -153,7 +155,7 @@ class Front:
     ) -> None:
         answered = Answered(
             at=at,
-            request_id=name.decode(),
+            request_id=phases.request_id,
             caller=caller.id if caller is not None else "",
             method=scope["method"],
             path=scope["path"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ from lightmill.records.references import VersionId
 from lightmill.records.specs import EndpointSpec
 from lightmill.registry import RegistryLocation
 from lightmill.registry.tensors import load_into_module
-from lightmill.serving.batcher import batcher_of
+from lightmill.serving.asgi import BodyReader
+from lightmill.serving.batcher import Observer, batcher_of
 from lightmill.serving.board import RayBoard
 from lightmill.serving.front import Front
 from lightmill.serving.gatekeeper import Gatekeeper
@@ -34,6 +36,7 @@ from lightmill.serving.scaling.signals import LoadSignals
 from lightmill.serving.service import InferenceService
 from lightmill.serving.signals.log_file import ray_log_folder
 from lightmill.serving.signals.opening import open_signals
+from lightmill.serving.signals.signals import Signals
 
 INLINE_S = 0.001
 WARM_UP_ROUNDS = 5
@@ -41,41 +44,53 @@ Model = Classifier | Regressor | LanguageModel | TextClassifier | TextRegressor
 
 
 def load_service(
-    spec: EndpointSpec, version: VersionId, location: RegistryLocation, *, allow_python: bool = False
+    spec: EndpointSpec,
+    version: VersionId,
+    location: RegistryLocation,
+    *,
+    allow_python: bool = False,
+    observers: Sequence[Observer] = (),
 ) -> InferenceService:
     """Return the service of an endpoint, warm and with no API keys yet; see `load_model` for the errors.
 
-    `allow_python` lets `python` steps of the preparation call functions.
+    `allow_python` lets `python` steps of the preparation call functions; `observers` hear of every batch.
     """
     torch.set_num_threads(spec.resources.threads)
     model = load_model(location, version, _device(spec), allow_python=allow_python)
     of_tokens = isinstance(model, LanguageModel | OfTokens)
     max_rows = min(spec.batching.max_rows, model.rows_together or spec.batching.max_rows)
     compute_s = warm_up(model, max_rows)
-    signals = LoadSignals()
+    load = LoadSignals()
     batcher = batcher_of(
         spec.batching,
         model.predict,
         max_rows=max_rows,
         inline=compute_s < INLINE_S and not of_tokens,
         buckets=length_buckets(spec.batching, model) if of_tokens else None,
-        observers=(signals.observe,),
+        observers=(load.observe, *observers),
     )
     check = model.check if of_tokens else None
     return InferenceService(
-        spec.name, version, model.card, batcher, KeyChecker(()), check=check, allow_python=allow_python, signals=signals
+        spec.name,
+        version,
+        model.card,
+        batcher,
+        KeyChecker(()),
+        check=check,
+        allow_python=allow_python,
+        load=load,
+        bodies=BodyReader(limit=spec.limits.body_bytes),
     )
 
 
-def stand_before(service: InferenceService, gatekeeper: Gatekeeper, config: PredictorConfig) -> Front:
-    """Return a replica's service behind its door, with its signals started.
+def signals_of(config: PredictorConfig) -> Signals:
+    """Return a replica's signals, not started yet.
 
     Raises:
         RequestError: The endpoint's masking policy is missing, or names columns that it does not have.
     """
-    spec = config.spec
-    signals = open_signals(
-        spec,
+    return open_signals(
+        config.spec,
         config.version,
         lambda: model_card(config.location, config.version).signature,
         config.location,
@@ -83,6 +98,11 @@ def stand_before(service: InferenceService, gatekeeper: Gatekeeper, config: Pred
         board=RayBoard(),
         folder=ray_log_folder(),
     )
+
+
+def stand_before(service: InferenceService, gatekeeper: Gatekeeper, signals: Signals, spec: EndpointSpec) -> Front:
+    """Return a replica's service behind its door, with its signals started."""
+    service.predictions = signals.predictions
     signals.start()
     return Front(
         service,

@@ -49,12 +49,19 @@ class Predictor:
         from lightmill.serving.access_feed import follow_access
         from lightmill.serving.front import Admitted
         from lightmill.serving.gatekeeper import Gatekeeper
-        from lightmill.serving.loading import load_service, stand_before
+        from lightmill.serving.loading import load_service, signals_of, stand_before
 
-        self._service = load_service(parsed.spec, parsed.version, parsed.location, allow_python=parsed.allow_python)
+        signals = signals_of(parsed)
+        self._service = load_service(
+            parsed.spec,
+            parsed.version,
+            parsed.location,
+            allow_python=parsed.allow_python,
+            observers=(lambda report: signals.recorder.batch(report.rows),),
+        )
         self._service.keys = Admitted()
         self._gatekeeper = Gatekeeper(parsed.spec.name, limits=parsed.spec.limits)
-        self._front = stand_before(self._service, self._gatekeeper, parsed)
+        self._front = stand_before(self._service, self._gatekeeper, signals, parsed.spec)
         self._following = follow_access(self._gatekeeper.renew)
 
     def reconfigure(self, keys: dict[str, object]) -> None:
@@ -64,7 +71,7 @@ class Predictor:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Return what scaling policies go by; Serve's replica asks every few seconds and tells its controller."""
-        return self._service.signals.report()
+        return self._service.load.report()
 
     def __del__(self) -> None:
         """Write the rest of logs; Serve calls it when the replica has drained."""

@@ -2,35 +2,59 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import math
-from collections.abc import Awaitable, Callable, MutableMapping
+import time
+from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
-import numpy.typing as npt
-
 from lightmill.access import KeyChecker
-from lightmill.errors import LightmillError, MethodNotAllowedError, NotFoundError, TooBusyError, TooLargeError
+from lightmill.errors import LightmillError, NotFoundError
 from lightmill.models.inputs import TabularInputs
 from lightmill.records.assets import ModelCard
+from lightmill.records.batching import Priority
 from lightmill.records.references import VersionId
-from lightmill.serving import oip
+from lightmill.serving import phases
+from lightmill.serving.asgi import (
+    SMALL_BYTES,
+    BodyReader,
+    Gate,
+    KeyGate,
+    Receive,
+    Scope,
+    Send,
+    allow,
+    encoded,
+    error_reply,
+    json_reply,
+    lifespan,
+    send_reply,
+)
 from lightmill.serving.batcher import Batcher
+from lightmill.serving.fitting import Fitter
+from lightmill.serving.front import PHASES, Phases
 from lightmill.serving.leaving import Departures
+from lightmill.serving.protocols import docs, oip, openapi
+from lightmill.serving.protocols.forms import Reply
+from lightmill.serving.protocols.negotiation import Head, adapter_for
 from lightmill.serving.scaling.signals import LoadSignals
+from lightmill.serving.signals.predictions import Predicted, PredictionLog
+from lightmill.serving.statistics import Outcome, Statistics
+from lightmill.serving.tensors import Array, InferRequest, InferResponse, ModelDescription
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-MAX_BODY_BYTES = 64 << 20
-JSON_HEADERS = [(b"content-type", b"application/json")]
+GONE = 499
+ROUTES = ("", "/ready", "/infer", "/stats", "/openapi.json", "/docs")
+PRIORITIES: tuple[Priority, ...] = ("normal", "high", "low")
+"""The classes of waiting by the number that a request gives: 0 for none, 1 the highest, as Triton has it."""
 logger = logging.getLogger("lightmill.serving")
 
 
 class InferenceService:
     """Answers `/v2/models/<endpoint>` and below for one model version.
 
-    `check` refuses features that fit the signature and yet not the model, before they are batched with others.
+    `check` refuses features that fit the signature and yet not the model, before they are batched with others. `gate`
+    says who may ask, `predictions` is the log of rows and answers, if there is one; both may be replaced while it runs.
     """
 
     def __init__(
@@ -41,109 +65,186 @@ class InferenceService:
         batcher: Batcher,
         keys: KeyChecker,
         *,
-        check: Callable[[npt.NDArray[Any]], None] | None = None,
+        check: Callable[[Array], None] | None = None,
         allow_python: bool = False,
-        signals: LoadSignals | None = None,
+        load: LoadSignals | None = None,
+        statistics: Statistics | None = None,
+        bodies: BodyReader | None = None,
     ) -> None:
-        self.signals = signals or LoadSignals()
-        self._endpoint = endpoint
-        self._version = version
-        self._signature = card.signature
-        self._inputs = TabularInputs(card.preparation, allow_python=allow_python) if card.preparation else None
-        self._check = check
+        tabular = TabularInputs(card.preparation, allow_python=allow_python) if card.preparation else None
+        self.description = ModelDescription(
+            name=endpoint,
+            version=str(version.seq),
+            signature=card.signature,
+            by_column=tabular is not None,
+            classes=card.classes,
+        )
+        self.gate: Gate = KeyGate(keys)
+        self.load = load or LoadSignals()
+        self.predictions: PredictionLog | None = None
+        self._prefix = f"/v2/models/{endpoint}"
+        self._fitter = Fitter(self.description, tabular, check)
         self._batcher = batcher
         self._departures = Departures()
-        self.keys = keys
-        self._metadata = oip.metadata(endpoint, [str(version.seq)], card.signature)
-        self._ready = b'{"name":"%s","ready":true}' % endpoint.encode()
+        self._statistics = statistics or Statistics()
+        self._bodies = bodies or BodyReader()
+        self._metadata = json_reply(oip.metadata(self.description))
+        self._ready = json_reply(b'{"name":"%s","ready":true}' % endpoint.encode())
+        self._openapi: Reply | None = None
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    @property
+    def keys(self) -> KeyChecker:
+        """The API keys that are let in, where they alone decide; setting them puts a gate of keys in place."""
+        if not isinstance(self.gate, KeyGate):
+            raise AttributeError("another gate decides who may ask")
+        return self.gate.keys
+
+    @keys.setter
+    def keys(self, keys: KeyChecker) -> None:
+        self.gate = KeyGate(keys)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
-        if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-        elif scope["type"] == "http":
+        if scope["type"] == "http":
             await self._http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await lifespan(receive, send)
 
-    async def _http(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        more: list[tuple[bytes, bytes]] = []
-        try:
-            self.keys.check_headers(scope["headers"])
-            status, body = 200, await self._answer(scope, receive)
-        except LightmillError as exc:
-            status, body = exc.status, oip.error(exc.message)
-            if isinstance(exc, TooBusyError):
-                more.append((b"retry-after", b"%d" % math.ceil(exc.retry_after_s)))
-        except ConnectionError:
-            return
-        except Exception:
-            logger.exception("inference failed")
-            status, body = 500, oip.error("The model failed on this request; the replica's log says why.")
-        headers = [*JSON_HEADERS, (b"content-length", str(len(body)).encode()), *more]
-        if status == 401:
-            headers.append((b"www-authenticate", b"Bearer"))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+    async def infer(self, request: InferRequest) -> InferResponse:
+        """Answer a request that came another way, such as through the gateway.
 
-    async def _answer(self, scope: MutableMapping[str, Any], receive: Receive) -> bytes:
-        method = scope["method"]
+        Raises:
+            RequestError: It does not fit the model; the message names the field.
+        """
+        features = self._fitter.features(request)
+        answers = await self._predict(features, request, None)
+        return self._fitter.response(request, answers.arrays())
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = self._route(scope)
-        if route == "/infer":
-            _allow(method, "POST")
-            return await self._infer(await _read_body(scope, receive), receive)
-        if route == "":
-            _allow(method, "GET")
-            return self._metadata
-        if route == "/ready":
-            _allow(method, "GET")
-            return self._ready
-        raise NotFoundError(
-            f"No route {scope['path']!r}; there are /v2/models/{self._endpoint}, .../ready and .../infer."
+        if route == "/docs" and scope["method"] == "GET":
+            # The page holds nothing of the model: it asks for a key and then for the description, in the browser.
+            await send_reply(send, 200, docs.page())
+            return
+        gate, caller = self.gate, None
+        try:
+            caller = gate.admit(scope)
+            if route == "/infer":
+                await self._answer_infer(scope, receive, send)
+                return
+            status, reply = 200, self._described(route, scope)
+        except LightmillError as exc:
+            status, reply = error_reply(exc)
+        except Exception:
+            logger.exception("a request failed")
+            status, reply = 500, json_reply(oip.error("The replica failed on this request; its log says why."))
+        finally:
+            if caller is not None:
+                gate.release(caller)
+        await send_reply(send, status, reply)
+
+    async def _answer_infer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        told: Phases = scope.get(PHASES) or Phases()
+        outcome = Outcome(started=perf_counter(), status=GONE)
+        try:
+            try:
+                allow(scope["method"], "POST")
+                head = Head.of(scope["headers"])
+                reply = await self._inferred(scope, head, receive, outcome, told)
+                if head.accept_encoding is not None:
+                    reply = await encoded(reply, head)
+                outcome.status = 200
+            except LightmillError as exc:
+                told.error = type(exc).__name__
+                outcome.status, reply = error_reply(exc)
+            except ConnectionError:
+                return
+            except Exception as exc:
+                told.error = type(exc).__name__
+                logger.exception("inference failed")
+                text = oip.error("The model failed on this request; the replica's log says why.")
+                outcome.status, reply = 500, json_reply(text)
+            await send_reply(send, outcome.status, reply)
+        finally:
+            outcome.ended = perf_counter()
+            self._statistics.observe(outcome)
+
+    async def _inferred(self, scope: Scope, head: Head, receive: Receive, outcome: Outcome, told: Phases) -> Reply:
+        body = await self._bodies.read(head, receive)
+        try:
+            model = self.description
+            adapter = adapter_for(head, scope.get("query_string", b""), body, by_column=model.by_column)
+            told.protocol = adapter.name
+            request = adapter.parse(body, model, adapter.form)
+            features = self._fitter.features(request)
+            outcome.rows = told.rows = len(features)
+            outcome.parsed = perf_counter()
+            times = phases.Phases()
+            answers = await self._departures.while_connected(self._predict(features, request, times), receive)
+            told.queue_s, told.batch_wait_s, told.compute_s = times.queue_s, times.batch_s, times.compute_s
+            outcome.predicted = perf_counter()
+            arrays = answers.arrays()
+            reply = adapter.write(self._fitter.response(request, arrays), request)
+            outcome.written = perf_counter()
+            if self.predictions is not None and self.predictions.wants():
+                self.predictions.offer(_predicted(told, request, arrays, len(body)))
+            return reply
+        finally:
+            if len(body) > SMALL_BYTES:
+                self._bodies.release(body)
+
+    async def _predict(self, features: Array, request: InferRequest, times: phases.Phases | None) -> Any:
+        deadline = None if request.timeout_s is None else asyncio.get_running_loop().time() + request.timeout_s
+        return await self._batcher.predict(
+            features, deadline=deadline, priority=PRIORITIES[min(request.priority, 2)], phases=times
         )
 
-    def _route(self, scope: MutableMapping[str, Any]) -> str:
-        """Return the path below the model, with a version that is the current one taken out."""
-        route = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
-        if route.startswith("/versions/"):
-            asked, _, rest = route.removeprefix("/versions/").partition("/")
-            if asked != str(self._version.seq):
-                raise NotFoundError(f"Endpoint {self._endpoint!r} serves version {self._version.seq}, not {asked!r}.")
-            route = f"/{rest}" if rest else ""
-        return route
+    def _described(self, route: str | None, scope: Scope) -> Reply:
+        """Return the answer of a route that asks the model for nothing.
 
-    async def _infer(self, body: bytes, receive: Receive) -> bytes:
-        request = oip.parse_infer(body, self._signature, self._inputs)
-        if self._check:
-            self._check(request.features)
-        answers = await self._departures.while_connected(self._batcher.predict(request.features), receive)
-        return oip.format_infer(self._endpoint, str(self._version.seq), request, self._signature, answers.arrays())
+        Raises:
+            NotFoundError: There is no such route, or the version is another.
+            MethodNotAllowedError: The method is not GET.
+        """
+        if route is None:
+            asked = self._path(scope).split("/")[2]
+            served = self.description
+            raise NotFoundError(f"Endpoint {served.name!r} serves version {served.version}, not {asked!r}.")
+        if route not in ROUTES:
+            routes = ", ".join(f"...{route}" for route in ROUTES[1:])
+            raise NotFoundError(f"No route {scope['path']!r}; there are {self._prefix}, {routes}.")
+        allow(scope["method"], "GET")
+        if route == "":
+            return self._metadata
+        if route == "/ready":
+            return self._ready
+        if route == "/stats":
+            return json_reply(self._statistics.report(self.description))
+        if self._openapi is None:
+            self._openapi = json_reply(openapi.document(self.description))
+        return self._openapi
 
+    def _path(self, scope: Scope) -> str:
+        return scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
 
-def _allow(method: str, wanted: str) -> None:
-    if method != wanted:
-        raise MethodNotAllowedError(f"Use {wanted} on this route, not {method}.")
-
-
-async def _read_body(scope: MutableMapping[str, Any], receive: Receive) -> bytes:
-    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    if declared.isdigit() and int(declared) > MAX_BODY_BYTES:
-        raise TooLargeError(f"The body has {int(declared)} bytes; at most {MAX_BODY_BYTES} are taken.")
-    parts: list[bytes] = []
-    size, more = 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ConnectionError("the client went away")
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        more = message.get("more_body", False)
-        if size > MAX_BODY_BYTES:
-            raise TooLargeError(f"The body is larger than {MAX_BODY_BYTES} bytes.")
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    def _route(self, scope: Scope) -> str | None:
+        """Return the path below the model without a version that is the current one, None if it is another."""
+        route = self._path(scope)
+        if not route.startswith("/versions/"):
+            return route
+        asked, _, rest = route.removeprefix("/versions/").partition("/")
+        if asked != self.description.version:
+            return None
+        return f"/{rest}" if rest else ""
 
 
-async def _lifespan(receive: Receive, send: Send) -> None:
-    while True:
-        message = await receive()
-        await send({"type": f"{message['type']}.complete"})
-        if message["type"] == "lifespan.shutdown":
-            return
+def _predicted(told: Phases, request: InferRequest, outputs: dict[str, Array], size_bytes: int) -> Predicted:
+    """Return what the prediction log keeps of a request."""
+    return Predicted(
+        at=time.time(),
+        request_id=told.request_id,
+        rows=told.rows,
+        inputs={tensor.name: tensor.array for tensor in request.inputs},
+        outputs=outputs,
+        size_bytes=size_bytes,
+    )

@@ -19,8 +19,9 @@ from lightmill.models.classifier import Classifier
 from lightmill.records.assets import ModelCard
 from lightmill.records.references import VersionId
 from lightmill.records.signature import Architecture, Preprocessing, Standardize, TensorSpec
+from lightmill.serving.asgi import MAX_BODY_BYTES
 from lightmill.serving.batcher import Batcher
-from lightmill.serving.service import MAX_BODY_BYTES, InferenceService
+from lightmill.serving.service import InferenceService
 from tests.unit.models.test_language_model import model as language_model
 from tests.unit.registry.world import MODEL
 
