@@ -1,9 +1,10 @@
-# ruff: noqa: N802 - Serve finds methods by the names that the protocol gives them
 """The servicer of `inference.GRPCInferenceService`, which Serve's gRPC proxy calls, and so may any gRPC server.
 
 Serve calls a method by its name with the message and, as its parameter is named so, the context of the call. An error
 is a status on that context. Source: Ray, `serve/grpc_util.py`, `serve/_private/replica.py`.
 """
+
+# ruff: noqa: N802 - Serve finds methods by the names that the protocol gives them
 
 from __future__ import annotations
 
