@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from lightmill.control.service import ControlService
+from lightmill.serving.protocols import oip
 
 
 def server_router(service: ControlService, version: str) -> APIRouter:
@@ -16,7 +18,7 @@ def server_router(service: ControlService, version: str) -> APIRouter:
 
     @router.get("/v2")
     def server_metadata() -> dict[str, Any]:
-        return {"name": "lightmill", "version": version, "extensions": []}
+        return orjson.loads(oip.server_metadata("lightmill", version))
 
     @router.get("/v2/health/live")
     def live() -> dict[str, bool]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from time import perf_counter, time
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -27,6 +27,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Found = TypeVar("Found")
 
 CALLER, PHASES, TRACE = "lightmill.caller", "lightmill.phases", "lightmill.trace"
 GONE = 499
@@ -142,6 +143,25 @@ class Front:
                 self._gatekeeper.release(caller)
             self._signals.recorder.running -= 1
             self._tell(scope, at, perf_counter() - started, name, caller, phases, trace)
+
+    async def answer(
+        self, authorization: bytes | None, x_api_key: bytes | None, work: Callable[[], Awaitable[Found]]
+    ) -> Found:
+        """Return what `work` returns for a request that came by handle; see `Gatekeeper.admit_values` for refusals."""
+        started, status, error = perf_counter(), 500, None
+        caller = self._gatekeeper.admit_values(authorization, x_api_key)
+        self._signals.recorder.running += 1
+        try:
+            found = await work()
+            status = 200
+            return found
+        except LightmillError as exc:
+            status, error = exc.status, type(exc).__name__
+            raise
+        finally:
+            self._gatekeeper.release(caller)
+            self._signals.recorder.running -= 1
+            self._signals.recorder.request(status, perf_counter() - started, "handle", error)
 
     def _tell(
         self,

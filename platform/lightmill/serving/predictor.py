@@ -18,6 +18,7 @@ from lightmill.serving.transport import keep_transport_private
 
 if TYPE_CHECKING:
     from lightmill.serving.front import Front
+    from lightmill.serving.tensors import InferRequest, InferResponse
 
 
 class PredictorConfig(Record):
@@ -72,6 +73,10 @@ class Predictor:
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Return what scaling policies go by; Serve's replica asks every few seconds and tells its controller."""
         return self._service.load.report()
+
+    async def infer(self, request: InferRequest, authorization: bytes | None, x_api_key: bytes | None) -> InferResponse:
+        """Answer what the gateway asks by handle, for whoever presents these headers; see `Gatekeeper` for refusals."""
+        return await self._front.answer(authorization, x_api_key, lambda: self._service.infer(request))
 
     def __del__(self) -> None:
         """Write the rest of logs; Serve calls it when the replica has drained."""

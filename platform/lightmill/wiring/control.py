@@ -12,6 +12,7 @@ from lightmill.access import Identifier
 from lightmill.access.jwks import IssuerBook, load_issuers
 from lightmill.api import build_app
 from lightmill.control.access import AccessPublisher, KeyService, identifier_of
+from lightmill.control.gateway import Doors, PlatformGate, ServedEndpoints
 from lightmill.control.jobs import Jobs
 from lightmill.control.loop import ControlLoop
 from lightmill.control.metrics import MetricsReader
@@ -21,6 +22,7 @@ from lightmill.records.signals import SignalsConfig
 from lightmill.records.specs import EndpointSpec
 from lightmill.registry import PolicyBook
 from lightmill.serving.board import RayBoard
+from lightmill.serving.gateway import Gateway
 from lightmill.settings import Settings
 from lightmill.wiring.log_masking import mask_logs
 from lightmill.wiring.platform import open_platform
@@ -67,7 +69,9 @@ class ControlPlane:
         metrics = MetricsReader(platform.catalog, board)
         service = ControlService(settings, platform.catalog, platform.registry, platform.location, jobs, loop.wake)
         keys = KeyService(platform.catalog, publisher.wake)
-        self.app: FastAPI = build_app(service, self._callers, lightmill.__version__, keys, metrics.text)
+        api: FastAPI = build_app(service, self._callers, lightmill.__version__, keys, metrics.text)
+        served = ServedEndpoints(platform.catalog, platform.registry)
+        self.app = Doors(api, Gateway(served, PlatformGate(self._callers), version=lightmill.__version__))
         self._start(loop.run, "control-loop")
         self._start(publisher.run, "access-publisher")
         self._start(lambda stop: self._issuers.run(stop, publisher.wake), "issuers")
