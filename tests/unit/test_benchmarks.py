@@ -61,13 +61,14 @@ def test_plain_output_is_the_same_table(made: pa.Table) -> None:
 
 
 def test_memory_is_that_of_the_processes_with_the_mark() -> None:
-    holds = "import sys, time; x = bytearray(b'1') * (64 << 20); print('ready', flush=True); time.sleep(60)"
+    holds = "import sys, time; x = bytearray(b'1') * (64 << 20); print('ready', flush=True); time.sleep(600)"
     environment = os.environ | {"BENCH_TEST": "here"}
     with PeakMemory("BENCH_TEST=here") as watched:
         process = subprocess.Popen([sys.executable, "-c", holds], env=environment, stdout=subprocess.PIPE)
         try:
             assert process.stdout and process.stdout.readline()
             while not watched.samples or watched.peak_bytes < 64 << 20:
+                assert process.poll() is None
                 time.sleep(0.01)
             assert 64 << 20 <= pss_bytes(process.pid) < 128 << 20
         finally:
