@@ -157,4 +157,4 @@ class Batching(RuleBasedStateMachine):
 
 
 TestBatching = Batching.TestCase
-TestBatching.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestBatching.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)

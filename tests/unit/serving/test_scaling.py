@@ -162,7 +162,7 @@ def test_what_a_replica_takes_is_learned_at_the_target() -> None:
     assert (memory["takes"], memory["history"]) == (30, ()), "after a long pause arrivals are forgotten, this is not"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.data(),
     st.builds(

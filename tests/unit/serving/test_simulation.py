@@ -51,6 +51,7 @@ def test_a_queue_waits_as_long_as_theory_says() -> None:
     assert sorted(answered.arrived) == found
 
 
+@pytest.mark.slow
 def test_everything_that_came_is_answered_once_and_the_same_seed_gives_the_same() -> None:
     asked = spec(
         trace=DiurnalTrace(rate=60, low=1, period_s=300, duration_s=600),
@@ -117,6 +118,7 @@ def test_a_spike_costs_the_queue_its_start_time() -> None:
     assert all(point.missed == 0 for point in found.points if point.at_s < 95)
 
 
+@pytest.mark.slow
 def test_a_forecast_misses_less_than_the_queue_once_it_has_seen_a_season() -> None:
     asked = spec(
         trace=DiurnalTrace(rate=150, low=5, period_s=600, duration_s=1800),

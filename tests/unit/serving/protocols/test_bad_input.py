@@ -379,7 +379,7 @@ def test_deep_nesting_is_a_4xx_wherever_it_is(body: str) -> None:
 TYPES = st.sampled_from([b"application/json", NPY, NPZ, ARROW, MULTIPART[0][1], b"application/octet-stream", b""])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.binary(max_size=200), TYPES, st.sampled_from([None, b"0", b"5", b"200"]), st.booleans())
 def test_any_bytes_are_refused_with_a_4xx(body: bytes, media: bytes, length: bytes | None, image: bool) -> None:
     headers = [(b"content-type", media)]
@@ -399,7 +399,7 @@ np.savez_compressed(BUFFER, x=np.ones((1, 3), dtype=np.float32))
 GOOD[NPZ] = BUFFER.getvalue()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.sampled_from(sorted(GOOD)), st.data())
 def test_a_damaged_body_is_read_or_refused_and_never_a_500(media: bytes, data: st.DataObject) -> None:
     body = bytearray(GOOD[media])
