@@ -35,6 +35,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 def main() -> None:
     """Measure each strategy with workers that are alike, and with one that is slow."""
     ray.init(
+        address="local",
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
