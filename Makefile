@@ -3,8 +3,8 @@
 # make check   ruff, pyright, import-linter
 # make bench   the benchmarks, one JSON object a line
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-cluster test-registry test-data test-slow check format bench bench-registry \
-	bench-data extras lock clean
+.PHONY: help setup demo test test-fast test-cluster test-registry test-data test-train test-slow check format bench \
+	bench-registry bench-data bench-train extras lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv

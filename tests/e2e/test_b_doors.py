@@ -69,6 +69,14 @@ def test_open_inference_protocol(platform: TestPlatform) -> None:
         assert sum(answer["outputs"][0]["data"]) == pytest.approx(1.0, abs=1e-5)
         versioned = http.post("/v2/models/digits/versions/1/infer", json=body)
         assert versioned.json()["outputs"] == answer["outputs"]
+        predicted = http.post("/v1/models/digits:predict", json={"instances": [[0] * 64]}).json()["predictions"]
+        assert predicted[0]["probabilities"] == pytest.approx(answer["outputs"][0]["data"])
+        refused = http.post("/v1/models/digits:predict", json={"instances": [[0] * 63]})
+        assert refused.status_code == 400 and "63" in refused.json()["error"]
+        index = http.post("/v2/repository/index").json()
+        assert [(one["name"], one["state"]) for one in index] == [("digits", "READY")]
+    stranger = httpx.post(f"{platform.url}/v1/models/digits:predict", json={"instances": [[0] * 64]})
+    assert stranger.status_code == 401
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from lightmill.access.callers import credentials
 from lightmill.catalog import Catalog
 from lightmill.datasets.translate import original_error
 from lightmill.errors import NotFoundError, UnavailableError
-from lightmill.records.endpoints import Endpoint, EndpointState
+from lightmill.records.endpoints import EndpointState
 from lightmill.registry import Registry
 from lightmill.serving.application import application_name
 from lightmill.serving.asgi import Receive, Scope, Send
@@ -93,12 +93,14 @@ class ServedEndpoints:
         except (RayError, RayServeException) as exc:
             original = original_error(exc)
             if original is not None:
-                raise type(original)(original.message) from exc
+                raise original from exc
             self._handles.pop(name, None)
             raise UnavailableError(f"Endpoint {name!r} does not answer now; try again.") from exc
 
     def _describe(self, name: str) -> ModelDescription:
-        found = self._row(name)
+        found = self._catalog.endpoints.get(name)
+        if found.deleted:
+            raise NotFoundError(f"Endpoint {name!r} is being deleted.")
         if found.version is None:
             raise UnavailableError(f"Endpoint {name!r} is {found.state}; try again when it is ready.")
         key = f"{name}/{found.version.digest}"
@@ -115,12 +117,6 @@ class ServedEndpoints:
                 classes=card.classes,
             )
         return self._described[key]
-
-    def _row(self, name: str) -> Endpoint:
-        found = next((one for one in self._catalog.endpoints.list() if one.name == name and not one.deleted), None)
-        if found is None:
-            raise NotFoundError(f"No endpoint {name!r} answers. List what there is with `lightmill endpoints list`.")
-        return found
 
 
 class Doors:

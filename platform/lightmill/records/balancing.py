@@ -9,6 +9,8 @@ from pydantic import BeforeValidator, Field, field_validator
 from lightmill.records.base import Record
 
 BalancingName = Literal["round_robin", "random", "weighted", "power_of_two", "least_loaded", "hash", "prefix"]
+NOT_AT_ENDPOINTS: tuple[BalancingName, ...] = ("weighted", "prefix")
+"""What HAProxy cannot do; Serve lets no router of ours choose among the replicas of an ingress."""
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
 
 

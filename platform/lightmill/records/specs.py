@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from lightmill.errors import NotFoundError, RequestError
 from lightmill.records.access import AccessSpec, EndpointLimits
-from lightmill.records.balancing import Balancing, BalancingSpec
+from lightmill.records.balancing import NOT_AT_ENDPOINTS, Balancing, BalancingSpec
 from lightmill.records.base import Record
 from lightmill.records.batching import BatchingSpec
 from lightmill.records.logs import LogSpec
@@ -204,6 +204,13 @@ class EndpointSpec(Spec):
     @classmethod
     def _model(cls, value: str) -> str:
         return str(parse_reference(value, default="champion"))
+
+    @field_validator("balancing")
+    @classmethod
+    def _balancing(cls, value: BalancingSpec) -> BalancingSpec:
+        if value.name in NOT_AT_ENDPOINTS:
+            raise ValueError(f"{value.name!r} cannot be done for an endpoint yet; choose hash, least_loaded or another")
+        return value
 
 
 def parse_spec(kind: type[SpecT], value: Any, where: str) -> SpecT:

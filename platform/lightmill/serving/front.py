@@ -13,9 +13,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from lightmill.access import KeyChecker
 from lightmill.errors import LightmillError, RequestError, TooLargeError
-from lightmill.records.endpoints import ApiKey
 from lightmill.serving.gatekeeper import Caller, Gatekeeper
 from lightmill.serving.headers import REQUEST_ID, SECURITY_HEADERS, Cors, RawHeaders, retry_after
 from lightmill.serving.signals.access_log import Answered
@@ -54,18 +52,6 @@ class Phases:
         self.rows = self.tokens = self.bytes_in = self.bytes_out = 0
         self.status = GONE
         self.error: str | None = None
-
-
-class Admitted(KeyChecker):
-    """For a service behind a `Front`, which has looked at the key already: everybody who comes so far may pass."""
-
-    def __init__(self) -> None:
-        super().__init__(())
-        self._anybody = ApiKey(id="", name="", secret_sha256="")
-
-    def check_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> ApiKey:
-        """Return a key without an id."""
-        return self._anybody
 
 
 class Front:

@@ -31,8 +31,6 @@ from lightmill.serving.protocols.negotiation import Adapter, Head, adapter_for
 from lightmill.serving.protocols.values import as_object, dump, load
 from lightmill.serving.tensors import ModelDescription
 
-SERVER = "lightmill"
-OPEN = {"/v2/health/live": b'{"live":true}', "/v2/health/ready": b'{"live":true,"ready":true}'}
 # An endpoint's name, its version if it is given, and what is asked of it.
 _V2 = re.compile(r"/v2/models/(?P<name>[^/:]+)(/versions/(?P<version>[^/:]+))?(?P<rest>/infer|/ready)?")
 _V1 = re.compile(
@@ -46,15 +44,13 @@ logger = logging.getLogger("lightmill.serving")
 class Gateway:
     """Answers `/v2` and `/v1` for all endpoints of a platform.
 
-    Whether the server lives and is ready is told to everybody, since those who probe have no key; all else is asked of
-    `gate` first.
+    `gate` is asked first. What the server is, and whether it lives and is ready, the control API tells, to everybody.
     """
 
-    def __init__(self, endpoints: Endpoints, gate: Gate, *, version: str, bodies: BodyReader | None = None) -> None:
+    def __init__(self, endpoints: Endpoints, gate: Gate, *, bodies: BodyReader | None = None) -> None:
         self.gate = gate
         self._endpoints = endpoints
         self._bodies = bodies or BodyReader()
-        self._metadata = oip.server_metadata(SERVER, version)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -68,12 +64,8 @@ class Gateway:
         gate, caller = self.gate, None
         try:
             path = scope["path"].rstrip("/")
-            if path in OPEN:
-                allow(scope["method"], "GET")
-                status, reply = 200, json_reply(OPEN[path])
-            else:
-                caller = gate.admit(scope)
-                status, reply = 200, await encoded(await self._answer(path, scope, head, receive), head)
+            caller = gate.admit(scope)
+            status, reply = 200, await encoded(await self._answer(path, scope, head, receive), head)
         except LightmillError as exc:
             status, reply = error_reply(exc)
         except ConnectionError:
@@ -88,9 +80,6 @@ class Gateway:
 
     async def _answer(self, path: str, scope: Scope, head: Head, receive: Receive) -> Reply:
         method = scope["method"]
-        if path == "/v2":
-            allow(method, "GET")
-            return json_reply(self._metadata)
         if path == "/v1/models":
             allow(method, "GET")
             return json_reply(dump({"models": [each.name for each in self._endpoints.listed()]}))
@@ -107,7 +96,7 @@ class Gateway:
         if found := _V2.fullmatch(path):
             return await self._v2(found, method, head, receive, scope)
         raise NotFoundError(
-            f"No route {path!r}; there are /v2, /v2/health/live, /v2/health/ready, /v2/repository/index, "
+            f"No route {path!r}; there are /v2/repository/index, "
             "/v2/models/<endpoint>[/infer|/ready], /v1/models and /v1/models/<endpoint>[:predict|/metadata]."
         )
 

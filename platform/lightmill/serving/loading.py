@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from lightmill.access import KeyChecker
 from lightmill.errors import IntegrityError
 from lightmill.models.answers import LOGITS, VALUE
 from lightmill.models.architectures import build_module
@@ -51,7 +50,7 @@ def load_service(
     allow_python: bool = False,
     observers: Sequence[Observer] = (),
 ) -> InferenceService:
-    """Return the service of an endpoint, warm and with no API keys yet; see `load_model` for the errors.
+    """Return an endpoint's service, warm and open to everybody: a `Front` goes before it; see `load_model` for errors.
 
     `allow_python` lets `python` steps of the preparation call functions; `observers` hear of every batch.
     """
@@ -75,7 +74,7 @@ def load_service(
         version,
         model.card,
         batcher,
-        KeyChecker(()),
+        None,
         check=check,
         allow_python=allow_python,
         load=load,

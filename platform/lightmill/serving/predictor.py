@@ -48,7 +48,6 @@ class Predictor:
         parsed = PredictorConfig.model_validate_json(config)
         keep_transport_private(parsed.loopback)
         from lightmill.serving.access_feed import follow_access
-        from lightmill.serving.front import Admitted
         from lightmill.serving.gatekeeper import Gatekeeper
         from lightmill.serving.loading import load_service, signals_of, stand_before
 
@@ -60,7 +59,6 @@ class Predictor:
             allow_python=parsed.allow_python,
             observers=(lambda report: signals.recorder.batch(report.rows),),
         )
-        self._service.keys = Admitted()
         self._gatekeeper = Gatekeeper(parsed.spec.name, limits=parsed.spec.limits)
         self._front = stand_before(self._service, self._gatekeeper, signals, parsed.spec)
         self._following = follow_access(self._gatekeeper.renew)

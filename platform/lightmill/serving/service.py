@@ -9,7 +9,6 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
-from lightmill.access import KeyChecker
 from lightmill.errors import LightmillError, NotFoundError
 from lightmill.models.inputs import TabularInputs
 from lightmill.records.assets import ModelCard
@@ -20,7 +19,6 @@ from lightmill.serving.asgi import (
     SMALL_BYTES,
     BodyReader,
     Gate,
-    KeyGate,
     Receive,
     Scope,
     Send,
@@ -63,7 +61,7 @@ class InferenceService:
         version: VersionId,
         card: ModelCard,
         batcher: Batcher,
-        keys: KeyChecker,
+        gate: Gate | None,
         *,
         check: Callable[[Array], None] | None = None,
         allow_python: bool = False,
@@ -79,7 +77,7 @@ class InferenceService:
             by_column=tabular is not None,
             classes=card.classes,
         )
-        self.gate: Gate = KeyGate(keys)
+        self.gate = gate
         self.load = load or LoadSignals()
         self.predictions: PredictionLog | None = None
         self._prefix = f"/v2/models/{endpoint}"
@@ -91,17 +89,6 @@ class InferenceService:
         self._metadata = json_reply(oip.metadata(self.description))
         self._ready = json_reply(b'{"name":"%s","ready":true}' % endpoint.encode())
         self._openapi: Reply | None = None
-
-    @property
-    def keys(self) -> KeyChecker:
-        """The API keys that are let in, where they alone decide; setting them puts a gate of keys in place."""
-        if not isinstance(self.gate, KeyGate):
-            raise AttributeError("another gate decides who may ask")
-        return self.gate.keys
-
-    @keys.setter
-    def keys(self, keys: KeyChecker) -> None:
-        self.gate = KeyGate(keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -128,7 +115,7 @@ class InferenceService:
             return
         gate, caller = self.gate, None
         try:
-            caller = gate.admit(scope)
+            caller = gate.admit(scope) if gate is not None else None
             if route == "/infer":
                 await self._answer_infer(scope, receive, send)
                 return
@@ -139,7 +126,7 @@ class InferenceService:
             logger.exception("a request failed")
             status, reply = 500, json_reply(oip.error("The replica failed on this request; its log says why."))
         finally:
-            if caller is not None:
+            if gate is not None and caller is not None:
                 gate.release(caller)
         await send_reply(send, status, reply)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,9 @@ from lightmill.training.watching.follower import OnSteps, RunFollower
 
 logger = logging.getLogger("lightmill.training")
 Report = Callable[[Progress], None]
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+ELASTIC_START_S = 60
+"""How long an elastic run waits for workers before it tries fewer: for a while Ray counts a node that is gone."""
 
 
 def _nothing(points: list[StepMetrics], progress: Progress) -> None:
@@ -305,6 +309,8 @@ def make_trainer(
 ) -> TorchTrainer:
     """Return Ray Train's trainer of a run; `writer` hears of epochs and the actor `mailbox`, if any, of steps."""
     spec = config.spec
+    if placement.elastic:
+        os.environ[START_TIMEOUT] = str(ELASTIC_START_S)  # Ray Train hands it to the run's controller
     callbacks: list[Any] = [writer, EndsOnOwnErrors()]
     return TorchTrainer(
         train_worker,

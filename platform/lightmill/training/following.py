@@ -35,8 +35,10 @@ class EpochWriter(UserCallback):
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None) -> None:
         """Write a line for each epoch; metrics[0] is rank 0's."""
         with self._path.open("a+", encoding="utf-8") as file:
-            file.seek(0)
-            written = {json.loads(line)["epoch"] for line in file if line.endswith("\n")}
+            written: set[int] = set()
+            if AGAIN in metrics[0]:
+                file.seek(0)
+                written = {json.loads(line)["epoch"] for line in file if line.endswith("\n")}
             for found in new_epochs(metrics[0], written):
                 values = {key: float(value) for key, value in found.items() if key != "epoch"}
                 line = EpochMetrics(run=self._run, epoch=int(found["epoch"]), metrics=values, created=now_iso())

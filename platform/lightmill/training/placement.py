@@ -99,10 +99,15 @@ class Placement:
 
     def __str__(self) -> str:
         """Return it as progress shows it."""
-        count = f"{self.workers}..{self.most}" if self.most > self.workers else str(self.workers)
+        count = f"{self.workers}..{self.most}" if self.elastic else str(self.workers)
         gpus = f", {self.gpus:g} GPU" if self.gpus else ""
         labels = f" where {_pairs(self.labels)}" if self.labels else ""
         return f"{count} workers x {self.cpus:g} CPU{gpus}{labels} on {self.device} ({self.backend})"
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers may change."""
+        return self.most > self.workers
 
     @property
     def resources(self) -> dict[str, float]:

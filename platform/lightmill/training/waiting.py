@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 
@@ -22,9 +21,6 @@ ROOM_POLL_S = 0.5
 _ACCELERATOR = "accelerator_type:"
 RESIZE_S = 30.0
 """How often a run with a range of workers looks whether more of them fit, in seconds: each change is a restart."""
-ELASTIC_START_S = 60
-"""How long such a run waits for workers before it tries fewer: for a while Ray counts a node that is gone."""
-_START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 Report = Callable[[Progress], None]
 
 
@@ -73,11 +69,8 @@ def _node(node: dict, resources: dict) -> Node:
 
 def scaling_of(placement: Placement) -> ScalingConfig:
     """Return a placement as Ray Train takes it."""
-    elastic = placement.most > placement.workers
-    if elastic:
-        os.environ[_START_TIMEOUT] = str(ELASTIC_START_S)  # Ray Train hands it to the run's controller
     return ScalingConfig(
-        num_workers=(placement.workers, placement.most) if elastic else placement.workers,
+        num_workers=(placement.workers, placement.most) if placement.elastic else placement.workers,
         use_gpu=placement.gpus > 0,
         resources_per_worker=placement.resources,
         placement_strategy="SPREAD" if placement.spread else "PACK",

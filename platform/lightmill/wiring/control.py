@@ -71,7 +71,7 @@ class ControlPlane:
         keys = KeyService(platform.catalog, publisher.wake)
         api: FastAPI = build_app(service, self._callers, lightmill.__version__, keys, metrics.text)
         served = ServedEndpoints(platform.catalog, platform.registry)
-        self.app = Doors(api, Gateway(served, PlatformGate(self._callers), version=lightmill.__version__))
+        self.app = Doors(api, Gateway(served, PlatformGate(self._callers)))
         self._start(loop.run, "control-loop")
         self._start(publisher.run, "access-publisher")
         self._start(lambda stop: self._issuers.run(stop, publisher.wake), "issuers")

@@ -13,7 +13,7 @@ from lightmill.access import mint_key
 from lightmill.errors import RequestError
 from lightmill.records.access import LimitsSpec
 from lightmill.serving.board import MemoryBoard
-from lightmill.serving.front import CALLER, GONE, PHASES, TRACE, Admitted, Front
+from lightmill.serving.front import CALLER, GONE, PHASES, TRACE, Front
 from lightmill.serving.gatekeeper import Gatekeeper
 from lightmill.serving.headers import SECURITY_HEADERS, Cors
 from lightmill.serving.signals.signals import Signals
@@ -208,7 +208,7 @@ def test_of_a_header_that_comes_twice_the_first_counts() -> None:
 
 def test_the_real_service_behind_it_asks_for_no_key_of_its_own() -> None:
     service = inference_service()
-    service.keys = Admitted()
+    service.gate = None
     world = World(service, body_bytes=1 << 20)
     found = world.answered(AUTHORIZED, parts=(body([[5.0, 0.0]]),), root_path="/v2/models/digits")
     assert found.status == 200 and json.loads(found.body)["model_version"] == str(VERSION.seq)

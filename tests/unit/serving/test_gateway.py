@@ -12,7 +12,7 @@ from lightmill.serving.gateway import Gateway
 from tests.unit.serving.protocols.world import Answer, Joined, ask, service, signature
 
 APP = service(classes=("a", "b", "c"))
-GATEWAY = Gateway(Joined(APP), APP.gate, version="9.9")
+GATEWAY = Gateway(Joined(APP), APP.gate)
 ROWS = [[1.0, 2.0, 3.0], [6.0, 5.0, 4.0]]
 
 
@@ -32,18 +32,9 @@ def refused(answer: Answer, status: int, *words: str) -> None:
     assert [word for word in words if word not in error] == [], error
 
 
-def test_the_server_says_what_it_is() -> None:
-    found = get("/v2")
-    assert (found["name"], found["version"]) == ("lightmill", "9.9")
-    assert {"binary_tensor_data", "classification", "statistics", "model_repository"} <= set(found["extensions"])
-    assert get("/v2/health/live", key=()) == {"live": True}
-    assert get("/v2/health/ready", key=()) == {"live": True, "ready": True}
-
-
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "/v2"),
         ("POST", "/v2/repository/index"),
         ("GET", "/v1/models"),
         ("GET", "/v1/models/echo"),
@@ -53,7 +44,7 @@ def test_the_server_says_what_it_is() -> None:
         ("GET", "/nowhere"),
     ],
 )
-def test_all_else_needs_a_key(method: str, path: str) -> None:
+def test_everything_needs_a_key(method: str, path: str) -> None:
     refused(ask(GATEWAY, path=path, method=method, key=()), 401, "API key")
 
 
@@ -106,7 +97,7 @@ def test_rows_and_columns_of_v1(path: str) -> None:
 
 def test_bytes_in_v1_are_base64() -> None:
     app = service(signature("BYTES", (-1,)))
-    gateway = Gateway(Joined(app), app.gate, version="0")
+    gateway = Gateway(Joined(app), app.gate)
     for instances in (
         [{"b64": "aGk="}, {"b64": "eW91"}],
         [{"x": {"b64": "aGk="}}, {"x": "you"}],
@@ -162,8 +153,7 @@ def test_unknown_models_versions_routes_and_methods_are_refused_by_name() -> Non
     refused(ask(GATEWAY, path="/v2/models/none", method="GET"), 404, "'none'")
     refused(ask(GATEWAY, path="/v3", method="GET"), 404, "/v3", "/v1/models")
     refused(ask(GATEWAY, path="/v1/models/echo:predict", method="GET"), 405, "POST")
-    refused(ask(GATEWAY, path="/v2", method="POST"), 405, "GET")
-    refused(ask(GATEWAY, path="/v2/health/live", method="POST", key=()), 405, "GET")
+    refused(ask(GATEWAY, path="/v1/models", method="POST"), 405, "GET")
     refused(ask(GATEWAY, path="/v2/repository/index", method="GET"), 405, "POST")
 
 

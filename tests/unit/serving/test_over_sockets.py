@@ -32,7 +32,7 @@ class Both:
     def __init__(self) -> None:
         bodies = BodyReader(timeout_s=0.2)
         self.service = WIDE
-        self.gateway = Gateway(Joined(WIDE), WIDE.gate, version="0", bodies=bodies)
+        self.gateway = Gateway(Joined(WIDE), WIDE.gate, bodies=bodies)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["path"].startswith("/v2/models/echo"):
@@ -94,10 +94,8 @@ def test_a_large_tensor_goes_both_ways_in_bytes(http: httpx.Client) -> None:
 
 
 def test_the_gateway_and_the_endpoint_answer_on_one_port(http: httpx.Client, port: int) -> None:
-    assert httpx.get(f"http://127.0.0.1:{port}/v2/health/live").json() == {"live": True}
-    assert httpx.get(f"http://127.0.0.1:{port}/v2/health/ready").json() == {"live": True, "ready": True}
-    assert httpx.get(f"http://127.0.0.1:{port}/v2").status_code == 401
-    assert "binary_tensor_data" in http.get("/v2").json()["extensions"]
+    assert httpx.get(f"http://127.0.0.1:{port}/v1/models").status_code == 401
+    assert http.get("/v1/models").json() == {"models": ["asleep", "echo"]}
     found = http.post("/v1/models/echo:predict", json={"instances": ROWS.tolist()}).json()["predictions"]
     np.testing.assert_array_equal(np.array([row["same"] for row in found], dtype=np.float32), ROWS)
     assert http.get("/v2/models/echo/stats").json()["model_stats"][0]["inference_count"] > 0

@@ -19,7 +19,7 @@ from lightmill.models.classifier import Classifier
 from lightmill.records.assets import ModelCard
 from lightmill.records.references import VersionId
 from lightmill.records.signature import Architecture, Preprocessing, Standardize, TensorSpec
-from lightmill.serving.asgi import MAX_BODY_BYTES
+from lightmill.serving.asgi import MAX_BODY_BYTES, KeyGate
 from lightmill.serving.batcher import Batcher
 from lightmill.serving.service import InferenceService
 from tests.unit.models.test_language_model import model as language_model
@@ -62,7 +62,7 @@ class Response:
 
 def service(compute: Any = None) -> InferenceService:
     batcher = Batcher(compute or MODEL_UNDER_TEST.predict, max_rows=16, max_wait_s=0, inline=True)
-    return InferenceService("digits", VERSION, MODEL_UNDER_TEST.card, batcher, KeyChecker([KEY]))
+    return InferenceService("digits", VERSION, MODEL_UNDER_TEST.card, batcher, KeyGate(KeyChecker([KEY])))
 
 
 def ask(
@@ -151,7 +151,7 @@ def test_nothing_is_answered_without_a_good_key(headers: Any, path: str) -> None
 def test_keys_are_exchanged_while_it_runs() -> None:
     app = service()
     other_text, other = mint_key("other")
-    app.keys = KeyChecker([other])
+    app.gate = KeyGate(KeyChecker([other]))
     assert answered("GET", ROOT, app=app).status == 401
     assert answered("GET", ROOT, app=app, headers=[(b"x-api-key", other_text.encode())]).status == 200
 
@@ -282,7 +282,7 @@ def test_the_lifespan_of_a_server_is_acknowledged() -> None:
 def test_a_language_model_answers_token_ids_with_logits_and_refuses_what_it_does_not_know() -> None:
     model = language_model()
     batcher = Batcher(model.predict, max_rows=4, max_wait_s=0, inline=True)
-    app = InferenceService("digits", VERSION, model.card, batcher, KeyChecker([KEY]), check=model.check)
+    app = InferenceService("digits", VERSION, model.card, batcher, KeyGate(KeyChecker([KEY])), check=model.check)
 
     def sent(ids: list[list[int]], **changes: Any) -> bytes:
         shape = [len(ids), len(ids[0])]

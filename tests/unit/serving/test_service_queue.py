@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lightmill.access import KeyChecker
+from lightmill.serving.asgi import KeyGate
 from lightmill.serving.batcher import Batcher
 from lightmill.serving.service import InferenceService
 from lightmill.serving.waiting import QueueLimits
@@ -71,7 +72,7 @@ def busy(loop: SteppedLoop, timeout_s: float | None = None) -> tuple[InferenceSe
         limits=limits,
         timeout_s=timeout_s,
     )
-    service = InferenceService("digits", VERSION, MODEL_UNDER_TEST.card, batcher, KeyChecker([KEY]))
+    service = InferenceService("digits", VERSION, MODEL_UNDER_TEST.card, batcher, KeyGate(KeyChecker([KEY])))
     Client().start(loop, service)
     assert len(hand.waiting) == 1
     return service, batcher, hand

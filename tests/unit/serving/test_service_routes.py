@@ -15,13 +15,16 @@ from lightmill.errors import ForbiddenError, LightmillError, TooSlowError, Unava
 from lightmill.models.inputs import input_specs
 from lightmill.records.fitted import FittedPreparation, InputColumn, TabularPreparation
 from lightmill.records.preparation import Features
-from lightmill.serving.asgi import BodyReader
+from lightmill.serving.asgi import BodyReader, KeyGate
 from lightmill.serving.batcher import Batcher
+from lightmill.serving.front import PHASES, Phases
 from lightmill.serving.protocols import encodings
 from lightmill.serving.protocols.negotiation import Head
 from lightmill.serving.service import GONE, ROUTES, InferenceService
+from lightmill.serving.signals.predictions import Predicted
 from lightmill.serving.statistics import Outcome, Statistics
 from tests.unit.serving.protocols.world import (
+    AUTHORIZED,
     KEY,
     ROOT,
     VERSION,
@@ -183,8 +186,6 @@ def test_a_gate_lets_in_and_is_told_when_a_request_is_over() -> None:
     assert answer.status == 403 and b"Not this one." in answer.body and len(told.outcomes) == 2
     gate.problem = UnavailableError("Later.")
     assert infer(app).headers[b"retry-after"] == b"1"
-    with pytest.raises(AttributeError, match="another gate"):
-        _ = app.keys
 
 
 def test_a_client_that_went_away_is_counted_as_such() -> None:
@@ -205,7 +206,7 @@ def test_a_client_that_went_away_is_counted_as_such() -> None:
 
 def test_a_request_may_say_how_long_it_waits() -> None:
     never = Batcher(lambda features: Echo(same=features), max_rows=64, max_wait_s=3600, inline=True)
-    app = InferenceService("echo", VERSION, card(signature()), never, KeyChecker([KEY]))
+    app = InferenceService("echo", VERSION, card(signature()), never, KeyGate(KeyChecker([KEY])))
     answer = infer(app, parameters={"timeout": 1})
     assert answer.status == 504
 
@@ -287,7 +288,7 @@ def test_a_view_of_a_large_body_is_what_the_model_gets() -> None:
         return Echo(same=features)
 
     batcher = Batcher(compute, max_rows=1 << 20, max_wait_s=0, inline=True)
-    app = InferenceService("echo", VERSION, card(signature()), batcher, KeyChecker([KEY]))
+    app = InferenceService("echo", VERSION, card(signature()), batcher, KeyGate(KeyChecker([KEY])))
     rows = np.random.default_rng(1).random((100_000, 3), dtype=np.float32)
     entry = {"name": "x", "datatype": "FP32", "shape": [100_000, 3], "parameters": {"binary_data_size": rows.nbytes}}
     text = json.dumps({"inputs": [entry], "parameters": {"binary_data_output": True}}).encode()
@@ -296,3 +297,49 @@ def test_a_view_of_a_large_body_is_what_the_model_gets() -> None:
     answer = ask(app, text + rows.tobytes(), headers=headers, piece=1 << 16)
     assert answer.status == 200 and rows.tobytes() in answer.body
     assert not seen[0].flags.owndata and seen[0].flags.writeable
+
+
+# -- what is told ------------------------------------------------------------------------------------
+
+
+class Sampled:
+    """A prediction log that wants every second request."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.offered: list[Predicted] = []
+
+    def wants(self) -> bool:
+        self.asked += 1
+        return self.asked % 2 == 1
+
+    def offer(self, predicted: Predicted) -> None:
+        self.offered.append(predicted)
+
+
+def test_the_front_hears_of_phases_and_the_log_of_rows_and_answers() -> None:
+    app, log = service(), Sampled()
+    app.predictions = log  # pyright: ignore[reportAttributeAccessIssue]
+    told = [Phases(), Phases(), Phases()]
+    told[0].request_id = "r-1"
+    sent = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 3], "data": [1, 2, 3, 4, 5, 6]}]})
+
+    async def send(message: Any) -> None:
+        pass
+
+    for phases, body in zip(told, (sent, sent, "{"), strict=True):
+
+        async def receive(body: str = body) -> Any:
+            return {"type": "http.request", "body": body.encode()}
+
+        scope = {"type": "http", "method": "POST", "path": f"{ROOT}/infer", "root_path": ROOT, PHASES: phases}
+        asyncio.run(app(scope | {"headers": list(AUTHORIZED)}, receive, send))
+    assert [(phases.protocol, phases.rows, phases.error) for phases in told] == [
+        ("oip", 2, None),
+        ("oip", 2, None),
+        ("oip", 0, "RequestError"),
+    ]
+    assert told[0].compute_s > 0 and told[2].compute_s == 0
+    (kept,) = log.offered
+    assert (kept.request_id, kept.rows, kept.size_bytes) == ("r-1", 2, len(sent))
+    np.testing.assert_array_equal(kept.inputs["x"], kept.outputs["same"])

@@ -369,7 +369,7 @@ DEEP = "[" * 1020 + "]" * 1020
 )
 def test_deep_nesting_is_a_4xx_wherever_it_is(body: str) -> None:
     sent = (body % DEEP).encode()
-    gateway = Gateway(Joined(APP), APP.gate, version="0")
+    gateway = Gateway(Joined(APP), APP.gate)
     for answer in (ask(APP, sent), ask(gateway, sent, path="/v1/models/echo:predict")):
         assert 400 <= answer.status < 500, answer.body
 

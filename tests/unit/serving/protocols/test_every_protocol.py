@@ -114,7 +114,7 @@ def v1_columns(app: InferenceService, sent: Array, datatype: Datatype) -> Array:
 
 
 def _v1(app: InferenceService, body: Any, read: Callable[[Any], Any], datatype: Datatype) -> Array:
-    gateway = Gateway(Joined(app), app.gate, version="0")
+    gateway = Gateway(Joined(app), app.gate)
     answer = ask(gateway, json.dumps(body).encode(), path="/v1/models/echo:predict")
     assert answer.status == 200, answer.body
     return np.array(read(json.loads(answer.body)), dtype=DTYPES[datatype])
@@ -298,7 +298,7 @@ def test_rows_of_named_columns_give_the_same_answer_in_every_form(rows: list[dic
     plain = ask(app, json.dumps(rows).encode(), headers=[(b"content-type", b"application/json")])
     assert plain.status == 200, plain.body
     found.append([row["same"] for row in json.loads(plain.body)])
-    gateway = Gateway(Joined(app), app.gate, version="0")
+    gateway = Gateway(Joined(app), app.gate)
     for body, read in (
         ({"instances": rows}, lambda answer: [row["same"] for row in answer["predictions"]]),
         ({"inputs": named}, lambda answer: answer["outputs"]["same"]),

@@ -16,6 +16,7 @@ from lightmill.records.assets import ModelCard
 from lightmill.records.fitted import TabularPreparation
 from lightmill.records.references import VersionId
 from lightmill.records.signature import Architecture, Datatype, Preprocessing, Signature, TensorSpec
+from lightmill.serving.asgi import KeyGate
 from lightmill.serving.batcher import Batcher
 from lightmill.serving.endpoints import ListedEndpoint
 from lightmill.serving.service import InferenceService
@@ -77,7 +78,7 @@ def service(of: Signature | None = None, **options: Any) -> InferenceService:
     of = of or signature()
     batcher = Batcher(lambda features: Echo(same=features), max_rows=64, max_wait_s=0, inline=True)
     made = card(of, options.pop("preparation", None), options.pop("classes", ()))
-    return InferenceService("echo", VERSION, made, batcher, KeyChecker([KEY]), **options)
+    return InferenceService("echo", VERSION, made, batcher, KeyGate(KeyChecker([KEY])), **options)
 
 
 @dataclass(frozen=True, kw_only=True)
