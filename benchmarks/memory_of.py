@@ -7,6 +7,7 @@ environment holds the run's mark.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from contextlib import suppress
@@ -24,7 +25,6 @@ class PeakMemory:
         self.samples = 0
         self.processes = 0
         self._mark = mark.encode()
-        self._known: dict[int, bool] = {}
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -45,17 +45,18 @@ class PeakMemory:
             self._end.wait(max(0.0, SAMPLE_S - (time.perf_counter() - started)))
 
     def _sum(self) -> int:
-        there = {int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()}
-        self._known = {pid: mine for pid, mine in self._known.items() if pid in there}
-        for pid in there - self._known.keys():
-            with suppress(OSError):  # a process that is not ours, or has ended
-                self._known[pid] = self._mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        mine = [pid for pid, is_mine in self._known.items() if is_mine]
+        mine = [pid for pid in os.listdir("/proc") if pid.isdigit() and self._has_mark(pid)]
         self.processes = max(self.processes, len(mine))
         return sum(pss_bytes(pid) for pid in mine)
 
+    def _has_mark(self, pid: str) -> bool:
+        # Asked anew at every sample: between fork and exec a process still has the environment of its parent.
+        with suppress(OSError):  # a process that is not ours, or has ended
+            return self._mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return False
 
-def pss_bytes(pid: int) -> int:
+
+def pss_bytes(pid: int | str) -> int:
     """Return the proportional set size of a process; 0 when it has ended."""
     with suppress(OSError):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
