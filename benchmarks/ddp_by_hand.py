@@ -57,7 +57,8 @@ def main() -> None:
     rank, world = dist.get_rank(), dist.get_world_size()
     torch.set_num_threads(1)
     torch.manual_seed(spec["seed"])
-    first, second = (torch.from_numpy(rows[name])[rank::world] for name in ("first", "second"))
+    even = len(rows["first"]) // world * world  # a worker with a step more than the others would wait for ever
+    first, second = (torch.from_numpy(rows[name])[rank:even:world] for name in ("first", "second"))
     arguments = spec["architecture"]["arguments"]
     is_language = spec["objective"] == "causal_lm"
     model = DistributedDataParallel(transformer(arguments) if is_language else mlp(arguments["hidden"]))

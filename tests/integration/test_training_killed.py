@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 KILLS = int(os.environ.get("LIGHTMILL_TEST_KILLS", "30"))
 SPEC = train_spec(
     epochs=24,
-    checkpoints={"every_steps": 20, "keep_last": 2},
+    checkpoints={"every_steps": 20, "pause_s": 0, "keep_last": 2},
     failures={"worker": 1000, "controller": 1000},
     alias=None,
 )

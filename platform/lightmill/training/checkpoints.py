@@ -7,6 +7,7 @@ Training goes on meanwhile with the state copied; at most one checkpoint is on i
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from lightmill.registry import Content, OpenVersion, RegistryLocation
 from lightmill.registry.draft import Draft, DraftId
 from lightmill.registry.tensors import plain_tensors
 from lightmill.training.exchange import Exchange
-from lightmill.training.keeping import Kept, checkpoints_of, kept, let_go
+from lightmill.training.keeping import SCORE, Kept, checkpoints_of, kept, let_go
 from lightmill.training.shards import chunk_of, owned, read_chunks, read_whole, stored_chunks
 from lightmill.training.strategies import State
 from lightmill.training.team import Team
@@ -96,33 +97,49 @@ class Sealer:
     """
 
     def __init__(self, run: Run, team: Team, published: Published = lambda _: None) -> None:
-        """Open the registry and make the workers' exchange; `published` is called on the leader, in a thread."""
+        """Open the registry and make the workers' exchanges; `published` is called on the leader, in a thread.
+
+        Copies are made by the thread that trains, also while another one publishes: each has a group of its own.
+        """
         self._run = run
         self._team = team
         self._published = published
         self._exchange = Exchange(team)
+        self._copying = Exchange(team)
         self._registry = run.location.open()
         self._known: list[Kept] = checkpoints_of(self._registry, run.name) if team.leads else []
         self._memory: dict[str, torch.Tensor] = {}
+        self._held: _Copy | None = None
+        self._held_memory: dict[str, torch.Tensor] = {}
+        self._leaving_memory: dict[str, torch.Tensor] = {}
         self._thread: threading.Thread | None = None
         self._failed: BaseException | None = None
         self.last: VersionId | None = None
         self.epochs: deque[dict[str, float]] = deque(maxlen=EPOCHS_KEPT)
 
     def seal(self, state: State, position: Position, metrics: dict[str, float], totals: torch.Tensor | None) -> None:
-        """Copy a state and seal the copy, in a thread unless the run's specification forbids it.
+        """Copy a state and seal the copy, in a thread unless the specification forbids it.
+
+        One that is held is sealed before it, if it is better.
 
         Raises:
             LightmillError: The checkpoint before could not be sealed, or this one, if no thread does it.
         """
         self.finish()
-        card = RunCard(model=self._run.model, epoch=position.epoch, step=position.step, metrics=metrics)
-        copy = self._copied(state, card, totals)
+        held, self._held = self._held, None
+        better = held is not None and held.card.metrics[SCORE] < metrics.get(SCORE, math.inf)
+        copies = [held] if held is not None and better else []
+        self._held_memory, self._leaving_memory = self._leaving_memory, self._held_memory
+        copies.append(self._copied(state, self._card(position, metrics), totals, self._memory))
         if not self._run.spec.asynchronous:
-            self._publish(copy)
+            self._publish(copies)
             return
-        self._thread = threading.Thread(target=self._in_thread, args=(copy,), name="seal-checkpoint", daemon=True)
+        self._thread = threading.Thread(target=self._in_thread, args=(copies,), name="seal-checkpoint", daemon=True)
         self._thread.start()
+
+    def hold(self, state: State, position: Position, metrics: dict[str, float]) -> None:
+        """Copy the state after an epoch, to be sealed with the next; what was held before is forgotten."""
+        self._held = self._copied(state, self._card(position, metrics), None, self._held_memory)
 
     def finish(self) -> None:
         """Wait until the checkpoint that is on its way is published; see `seal` for the errors."""
@@ -133,21 +150,26 @@ class Sealer:
         if failed is not None:
             raise failed
 
-    def _in_thread(self, copy: _Copy) -> None:
+    def _card(self, position: Position, metrics: dict[str, float]) -> RunCard:
+        return RunCard(model=self._run.model, epoch=position.epoch, step=position.step, metrics=metrics)
+
+    def _in_thread(self, copies: list[_Copy]) -> None:
         try:
-            self._publish(copy)
+            self._publish(copies)
         except BaseException as exc:  # noqa: BLE001 - raised by `finish`, where the run can end with it
             self._failed = exc
 
-    def _copied(self, state: State, card: RunCard, totals: torch.Tensor | None) -> _Copy:
+    def _copied(
+        self, state: State, card: RunCard, totals: torch.Tensor | None, memory: dict[str, torch.Tensor]
+    ) -> _Copy:
         """Copy what this worker writes into memory that is used again."""
         flat = dict(_flat(state))
         held = {name: chunk_of(name, value) for name, value in flat.items() if isinstance(value, torch.Tensor)}
-        mine = owned(self._exchange.gathered([chunk for chunk, _ in held.values()]), self._team.rank)
+        mine = owned(self._copying.gathered([chunk for chunk, _ in held.values()]), self._team.rank)
         tensors = {}
         for chunk, local in held.values():
             if chunk.entry in mine:
-                tensors[chunk.entry] = self._remember(chunk.entry, local.detach())
+                tensors[chunk.entry] = _remembered(memory, chunk.entry, local.detach())
         return _Copy(
             tensors=tensors,
             values={name: value for name, value in flat.items() if not isinstance(value, torch.Tensor)},
@@ -156,13 +178,11 @@ class Sealer:
             epochs=list(self.epochs),
         )
 
-    def _remember(self, entry: str, value: torch.Tensor) -> torch.Tensor:
-        place = self._memory.get(entry)
-        if place is None or place.shape != value.shape or place.dtype != value.dtype:
-            place = self._memory[entry] = torch.empty(value.shape, dtype=value.dtype)
-        return place.copy_(value)
+    def _publish(self, copies: list[_Copy]) -> None:
+        for copy in copies:
+            self._publish_one(copy)
 
-    def _publish(self, copy: _Copy) -> None:
+    def _publish_one(self, copy: _Copy) -> None:
         """Seal all workers' parts and commit them together."""
         draft = self._registry.begin(AssetKind.RUN, self._run.name) if self._team.leads else None
         id = self._exchange.from_leader(draft.id if draft else None)
@@ -258,6 +278,14 @@ def load_model_state(version: OpenVersion) -> dict[str, torch.Tensor]:
         names = [name for name in stored_chunks(version) if name.startswith(prefix + SEPARATOR)]
         found |= {name.removeprefix(prefix + SEPARATOR): value for name, value in read_whole(version, names).items()}
     return found
+
+
+def _remembered(memory: dict[str, torch.Tensor], entry: str, value: torch.Tensor) -> torch.Tensor:
+    """Copy a value to where a value of this entry was copied before."""
+    place = memory.get(entry)
+    if place is None or place.shape != value.shape or place.dtype != value.dtype:
+        place = memory[entry] = torch.empty(value.shape, dtype=value.dtype)
+    return place.copy_(value)
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from lightmill.training.team import Team
@@ -30,6 +31,14 @@ class Exchange:
         found: list[T | None] = [None] * self._world
         dist.all_gather_object(found, value, group=self._group)
         return found  # pyright: ignore[reportReturnType] - every place was filled
+
+    def number(self, value: int) -> int:
+        """Return the leader's number on every worker, at the price of one small message."""
+        if self._group is None:
+            return value
+        found = torch.tensor(value)
+        dist.broadcast(found, src=0, group=self._group)
+        return int(found)
 
     def from_leader(self, value: T) -> T:
         """Return the leader's value on every worker."""

@@ -20,7 +20,7 @@ from lightmill.records.base import now_iso
 from lightmill.records.jobs import EpochMetrics
 
 FOLLOW_INTERVAL_S = 0.2
-AGAIN = "again"
+AGAIN, EPOCHS = "again", "epochs"
 logger = logging.getLogger("lightmill.training")
 OnEpoch = Callable[[EpochMetrics], None]
 
@@ -52,7 +52,7 @@ def new_epochs(reported: dict[str, Any], told: Collection[int]) -> list[dict[str
     on from its checkpoint report the epochs before it again: of these, the ones that are not in `told` are new.
     """
     if AGAIN not in reported:
-        return [reported]
+        return reported[EPOCHS]
     return [epoch for epoch in reported[AGAIN] if int(epoch["epoch"]) not in told]
 
 

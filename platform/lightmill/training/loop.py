@@ -35,6 +35,7 @@ from lightmill.training.guard import Guard
 from lightmill.training.keeping import SCORE
 from lightmill.training.lanes import Lanes
 from lightmill.training.objectives import Batch, Objective, build_objective
+from lightmill.training.pacing import Pace
 from lightmill.training.repeating import deterministic_kernels, hardware_of, seed_at
 from lightmill.training.rows import Rows
 from lightmill.training.scores import Scores
@@ -138,6 +139,8 @@ class Worker:
             spec=self._spec.checkpoints,
         )
         self._exchange = Exchange(team)
+        self._pace = Pace(self._exchange, self._spec.checkpoints.pause_s)
+        self._unreported: list[dict[str, float]] = []
         self._sealer = Sealer(run, team, session.published)
         self._position, self._carried = self._resumed()
         share = self._lanes.share(self._strategy.data_rank, self._strategy.data_world)
@@ -166,10 +169,7 @@ class Worker:
                 raise JobError(f"Training diverged: {SCORE} is {metrics[SCORE]} after epoch {epoch + 1}.")
             metrics |= self._stopping.observe(metrics)
             self._carried = None
-            metrics |= {"epoch": epoch + 1}
-            self._session.report(metrics)
-            self._sealer.epochs.append(metrics)
-            self._sealer.seal(self._strategy.state(), Position(epoch=epoch + 1, step=0), metrics, None)
+            self._ended(epoch + 1, metrics | {"epoch": epoch + 1})
             if self._stopping.stops:
                 break
         self._watch.finish()
@@ -178,6 +178,21 @@ class Worker:
     def close(self) -> None:
         """End what the strategy started."""
         self._strategy.close()
+
+    def _ended(self, epochs: int, metrics: dict[str, float]) -> None:
+        """Report and seal what so many whole epochs came to, or keep it for a later report and checkpoint."""
+        before = min((known[SCORE] for known in self._sealer.epochs), default=math.inf)
+        self._sealer.epochs.append(metrics)
+        self._unreported.append(metrics)
+        due = self._pace.due(final=self._stopping.stops or epochs == self._spec.epochs)
+        if due.report:
+            self._session.report(self._unreported)
+            self._unreported = []
+        position = Position(epoch=epochs, step=0)
+        if due.seal:
+            self._sealer.seal(self._strategy.state(), position, metrics, None)
+        elif metrics[SCORE] < before:
+            self._sealer.hold(self._strategy.state(), position, metrics)
 
     def _epoch(self, number: int, first_step: int) -> Epoch:
         tally = Tally(self._objective)

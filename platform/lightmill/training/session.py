@@ -9,7 +9,7 @@ import ray.train
 
 from lightmill.records.references import VersionId
 from lightmill.registry import RegistryLocation
-from lightmill.training.following import AGAIN
+from lightmill.training.following import AGAIN, EPOCHS
 from lightmill.training.keeping import newest_checkpoint
 
 WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
@@ -29,8 +29,8 @@ class Session(Protocol):
         """Hear on the leader, from any thread, that a checkpoint was published."""
         ...
 
-    def report(self, metrics: dict[str, float]) -> None:
-        """Report metrics; all workers call it equally often."""
+    def report(self, epochs: list[dict[str, float]]) -> None:
+        """Report what epochs measured; all workers call it equally often."""
         ...
 
     def report_again(self, epochs: list[dict[str, float]]) -> None:
@@ -58,9 +58,9 @@ class RaySession:
         """See `Session`."""
         del id
 
-    def report(self, metrics: dict[str, float]) -> None:
+    def report(self, epochs: list[dict[str, float]]) -> None:
         """See `Session`."""
-        ray.train.report(metrics)
+        ray.train.report({EPOCHS: epochs})
 
     def report_again(self, epochs: list[dict[str, float]]) -> None:
         """See `Session`; `following.new_epochs` tells which of them are new."""
@@ -90,9 +90,9 @@ class LoneSession:
         """See `Session`."""
         self.sealed.append(id)
 
-    def report(self, metrics: dict[str, float]) -> None:
+    def report(self, epochs: list[dict[str, float]]) -> None:
         """See `Session`."""
-        self.reports.append(metrics)
+        self.reports += epochs
 
     def report_again(self, epochs: list[dict[str, float]]) -> None:
         """See `Session`."""

@@ -2,9 +2,14 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 from lightmill.records.jobs import EpochMetrics
 from lightmill.training.following import EpochFollower, EpochWriter
+
+
+def told(*epochs: dict[str, float]) -> dict[str, Any]:
+    return {"epochs": [*epochs]}
 
 
 def test_what_the_controller_writes_reaches_the_driver_in_order_and_once(tmp_path: Path) -> None:
@@ -18,10 +23,10 @@ def test_what_the_controller_writes_reaches_the_driver_in_order_and_once(tmp_pat
 
     with EpochFollower(path, on_epoch):
         writer = EpochWriter("r", path)
-        writer.after_report(None, [{"epoch": 1, "loss": 0.5}, {"loss": 9}], None)
+        writer.after_report(None, [told({"epoch": 1, "loss": 0.5}), told({"loss": 9})], None)
         assert seen.wait(30)
         for epoch in (2, 3):
-            writer.after_report(None, [{"epoch": epoch, "loss": 0.5 / epoch}], None)
+            writer.after_report(None, [told({"epoch": epoch, "loss": 0.5 / epoch})], None)
     assert [(m.run, m.epoch, m.metrics) for m in found] == [
         ("r", 1, {"loss": 0.5}),
         ("r", 2, {"loss": 0.25}),
@@ -34,7 +39,7 @@ def test_epochs_reported_again_are_written_where_they_were_lost(tmp_path: Path) 
     found: list[int] = []
     again = [{"epoch": epoch, "loss": 0.5} for epoch in (1, 2, 3)]
     with EpochFollower(path, lambda metrics: found.append(metrics.epoch)):
-        EpochWriter("r", path).after_report(None, [{"epoch": 1, "loss": 0.5}], None)
+        EpochWriter("r", path).after_report(None, [told({"epoch": 1, "loss": 0.5})], None)
         EpochWriter("r", path).after_report(None, [{"again": again}], None)
     assert found == [1, 2, 3]
 

@@ -31,7 +31,7 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Sealed:
     return seal_rows(tmp_path_factory.mktemp("looped"), MANY, extra=0.001)
 
 
-KEEP = {"keep_last": 1000}
+KEEP = {"keep_last": 1000, "pause_s": 0}
 runs = count()
 
 
@@ -103,7 +103,10 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch_with_the_sums_of_the_whole(
 
 
 def test_the_best_and_the_last_checkpoints_stay(sealed: Sealed, tmp_path: Path) -> None:
-    more: dict[str, Any] = {"epochs": 5, "checkpoints": {"every_steps": 10, "keep_best": 2, "keep_last": 3}}
+    more: dict[str, Any] = {
+        "epochs": 5,
+        "checkpoints": {"every_steps": 10, "pause_s": 0, "keep_best": 2, "keep_last": 3},
+    }
     session = trained(sealed, tmp_path, **more)
     name = session.sealed[0].name
     there = checkpoints_of(sealed.world.new_registry(), name)
@@ -115,6 +118,20 @@ def test_the_best_and_the_last_checkpoints_stay(sealed: Sealed, tmp_path: Path) 
     assert newest_checkpoint(sealed.world.new_registry(), name) == session.sealed[-1]
     for one in there:
         load_tensors(sealed.world.new_registry().open(one.id))
+
+
+def test_short_epochs_share_a_checkpoint_and_the_best_is_among_those_sealed(sealed: Sealed, tmp_path: Path) -> None:
+    more: dict[str, Any] = {"epochs": 12, "learning_rate": 3.0, "checkpoints": {"keep_last": 1000, "pause_s": 3600}}
+    session = trained(sealed, tmp_path, **more)
+    assert [report["epoch"] for report in session.reports] == list(range(1, 13))
+    losses = [report["validation_loss"] for report in session.reports]
+    best = losses.index(min(losses)) + 1
+    there = checkpoints_of(sealed.world.new_registry(), session.sealed[0].name)
+    assert [one.epoch for one in there] == sorted({best, 12})
+    every = trained(sealed, tmp_path, **more | {"checkpoints": KEEP})
+    assert [report["validation_loss"] for report in every.reports] == losses
+    one, other = weights(sealed, there[0].id), weights(sealed, every.sealed[best - 1])
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])

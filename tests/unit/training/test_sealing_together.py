@@ -77,3 +77,32 @@ def test_another_number_of_workers_goes_on(strategy: dict[str, Any], before: int
     assert position == Position(epoch=1, step=5) and totals.tolist() == [1.0, 1.0]
     assert again.keys() == weights.keys()
     assert all(torch.equal(again[key], weights[key]) for key in weights)
+
+
+def hold_it(location: RegistryLocation, strategy: Strategy) -> list[tuple[int, int]]:
+    """Hold states, each better than the one before, while a checkpoint is on its way; return what was sealed."""
+    run = Run(
+        location=location, name="h", model="m", provenance=Provenance(run="h"), spec=CheckpointSpec(keep_last=100)
+    )
+    team = strategy.setting.team
+    sealed: list[VersionId] = []
+    sealer = Sealer(run, team, sealed.append)
+    for rounds in range(3):
+        first = 100 * rounds
+        sealer.seal(strategy.state(), Position(epoch=first, step=0), {"validation_loss": 1000.0 - first}, None)
+        for epoch in range(first + 1, first + 20):
+            sealer.hold(strategy.state(), Position(epoch=epoch, step=0), {"validation_loss": 1000.0 - epoch})
+    sealer.seal(strategy.state(), Position(epoch=300, step=0), {"validation_loss": 5000.0}, None)
+    sealer.finish()
+    cards = [location.open().open(id).manifest.run for id in sealed]
+    return [(id.seq, card.epoch) for id, card in zip(sealed, cards, strict=True) if card]
+
+
+def test_states_are_held_while_a_checkpoint_is_on_its_way(tmp_path: Path) -> None:
+    """Two threads of a worker exchange with the other workers then, each over a group of its own."""
+    world = World(tmp_path)
+    location = RegistryLocation(store_url=str(world.root), keyring_path=str(world.ring.path), workspace="default")
+    found = train_together(language, 2, tmp_path, partial(hold_it, location), epochs=1, optimizer="adamw")
+    leader, other = found.after
+    assert leader == [(1, 0), (2, 100), (3, 200), (4, 219), (5, 300)]
+    assert other == []

@@ -17,12 +17,12 @@ from torch import nn
 from torch.nn import functional
 
 from lightmill.errors import RequestError
+from lightmill.models.plans import plan_of
 from lightmill.records.specs import TrainSpec
 from lightmill.training.objectives import Batch, Step
 from lightmill.training.strategies.layout import CONTEXT, layout_of
 from lightmill.training.strategies.meshed import Meshed
 from lightmill.training.strategies.pipe import inputs_of
-from lightmill.training.strategies.plans import plan_of
 from lightmill.training.strategies.whole import forward
 
 

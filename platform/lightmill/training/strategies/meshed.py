@@ -22,12 +22,12 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from lightmill.errors import RequestError
+from lightmill.models.plans import Plan, layers_of, plan_of
 from lightmill.records.specs import TrainSpec
 from lightmill.training.objectives import Batch, Step
 from lightmill.training.optimization import Updater, made_ready
 from lightmill.training.strategies.layout import DATA, PIPELINE, TENSOR, Layout, layout_of
 from lightmill.training.strategies.pipe import Pipe, padded
-from lightmill.training.strategies.plans import Plan, layers_of, plan_of
 from lightmill.training.strategies.port import Part, Setting, State, Strategy
 from lightmill.training.strategies.whole import forward, make_updater, weighted
 

@@ -106,7 +106,7 @@ def _keeping_all(spec: TrainSpec) -> TrainSpec:
 
     Which one is the best is a matter of the metric that is tuned for, and a trial may go on from another's.
     """
-    many = CheckpointSpec(every_steps=spec.checkpoints.every_steps, keep_last=1_000_000, asynchronous=False)
+    many = CheckpointSpec(every_steps=spec.checkpoints.every_steps, pause_s=0, keep_last=1_000_000, asynchronous=False)
     return spec.model_copy(update={"checkpoints": many})
 
 
@@ -125,10 +125,10 @@ class TuneSession:
         found = tune.get_checkpoint()
         return self._start if found is None else read_pointer(Path(found.path))
 
-    def report(self, metrics: dict[str, float]) -> None:
-        """See `Session`."""
-        _check_metric(self._metric, metrics)
-        self._waiting = dict(metrics)
+    def report(self, epochs: list[dict[str, float]]) -> None:
+        """See `Session`; without a pause between checkpoints there is one epoch."""
+        _check_metric(self._metric, epochs[-1])
+        self._waiting = dict(epochs[-1])
 
     def published(self, id: VersionId) -> None:
         """See `Session`: the epoch's checkpoint is there. Ray Tune may end the trial here."""

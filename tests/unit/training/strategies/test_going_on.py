@@ -23,7 +23,7 @@ def sealed(tmp_path_factory: pytest.TempPathFactory) -> Sealed:
 
 def trained(sealed: Sealed, folder: Path, run: str, start: VersionId | None, **more: Any) -> LoneSession:
     session = LoneSession(start)
-    keep = {"keep_last": 1000, "asynchronous": False}
+    keep = {"keep_last": 1000, "pause_s": 0, "asynchronous": False}
     run_epochs(sealed.config(folder, run, checkpoints=keep, **more), Team.alone(), session)
     return session
 

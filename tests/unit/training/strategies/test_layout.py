@@ -10,11 +10,11 @@ import torch
 
 from lightmill.errors import RequestError
 from lightmill.models.architectures import build_module
+from lightmill.models.plans.port import cut_points
 from lightmill.records.signature import Architecture
 from lightmill.records.specs import TrainSpec
 from lightmill.training.strategies import STRATEGIES
 from lightmill.training.strategies.layout import Layout
-from lightmill.training.strategies.plans.port import cut_points
 
 DECODER = {"vocabulary": 32, "context": 16, "width": 24, "layers": 3, "heads": 6, "kv_heads": 3, "feed_forward": 48}
 MODELS = {

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from lightmill.models.decoder import Block, Decoder, attention_mask
 from lightmill.models.encoder import Encoder, seen
-from lightmill.training.strategies.plans.port import Plan, Together, check_divide, check_vocabulary, cut_points
+from lightmill.models.plans.port import Plan, Together, check_divide, check_vocabulary, cut_points
 
 
 class TransformerPlan(Plan):

@@ -11,8 +11,8 @@ from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from lightmill.errors import RequestError
+from lightmill.models.plans.port import Plan, Together, check_divide, cut_points
 from lightmill.models.tabular import Tabular
-from lightmill.training.strategies.plans.port import Plan, Together, check_divide, cut_points
 
 _ELEMENTWISE = (nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Dropout, nn.Identity)
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from lightmill.training.strategies.plans.perceptrons import PerceptronPlan, TabularPlan
-from lightmill.training.strategies.plans.port import Plan
-from lightmill.training.strategies.plans.transformers import DecoderPlan, EncoderPlan
+from lightmill.models.plans.perceptrons import PerceptronPlan, TabularPlan
+from lightmill.models.plans.port import Plan
+from lightmill.models.plans.transformers import DecoderPlan, EncoderPlan
 
 PLANS: list[type[Plan]] = [DecoderPlan, EncoderPlan, PerceptronPlan, TabularPlan]
 

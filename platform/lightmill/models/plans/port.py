@@ -93,7 +93,7 @@ def check_divide(values: dict[str, int], size: int) -> None:
         if value % size:
             raise RequestError(
                 f"architecture.arguments.{name} is {value}, which does not divide by {size} tensor parallel workers; "
-                f"use a multiple of {size}, or another size of the strategy."
+                f"use a multiple of {size}, or another number of parts."
             )
 
 
@@ -102,5 +102,5 @@ def check_vocabulary(vocabulary: int, size: int) -> None:
     if -(-vocabulary // size) * (size - 1) >= vocabulary:
         raise RequestError(
             f"architecture.arguments.vocabulary is {vocabulary}, which leaves one of {size} tensor parallel workers "
-            f"without tokens; set it to {-(-vocabulary // size) * size}, or use another size of the strategy."
+            f"without tokens; set it to {-(-vocabulary // size) * size}, or use another number of parts."
         )
