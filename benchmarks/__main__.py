@@ -1,6 +1,7 @@
-"""`make bench`: all benchmarks, or those named as arguments; `registry` and `data` stand for all of theirs.
+"""`make bench`: all benchmarks, or those named as arguments.
 
-`--quick` takes smaller models or fewer rows where a benchmark has a size.
+`registry`, `data`, `train`, `serving` and `chaos` stand for all of theirs. `--quick` takes smaller models or fewer rows
+where a benchmark has a size.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from benchmarks import (
     sealed_reads,
     sealed_remote,
     serve_small,
+    serving,
+    serving_chaos,
+    serving_life,
     train_fsdp,
     train_overhead,
     train_scaling,
@@ -39,6 +43,17 @@ BENCHMARKS = {
     "train_fsdp": train_fsdp.main,
     "checkpoint_stall": checkpoint_stall.main,
     "serve_small": serve_small.main,
+    "serve_mlp": serving.mlp,
+    "serve_mlp_batch": serving.mlp_batch,
+    "serve_encoder": serving.encoder,
+    "serve_1mb": serving.one_megabyte,
+    "serve_echo": serving.echo,
+    "serve_peers": serving.whole,
+    "platform_tax": serving_life.platform_tax,
+    "scale_out": serving_life.scale_out,
+    "cold_start": serving_life.cold_start,
+    "rollout_gap": serving_life.rollout_gap,
+    "serving_chaos": serving_chaos.main,
     "balance_uneven": balance_uneven.main,
     "catalog_scale": catalog_scale.main,
     "load_warm": sealed_load.warm,
@@ -64,13 +79,18 @@ GROUPS = {
         "watching_cost",
         "plan_accuracy",
     ],
+    "serving": ["serve_peers", "platform_tax", "scale_out", "cold_start", "rollout_gap"],
+    "chaos": ["serving_chaos"],
     "data": ["ingest_throughput", "ingest_memory", "ingest_sealing", "read_for_training"],
 }
+ON_DEMAND = ("serve_peers", "serving_chaos")
+"""All of one kind in one session, and what kills processes."""
 
 
 def main() -> int:
     """Run benchmarks by name."""
-    asked = [word for word in sys.argv[1:] if word != "--quick"] or list(BENCHMARKS)
+    by_default = [name for name in BENCHMARKS if name not in ON_DEMAND]
+    asked = [word for word in sys.argv[1:] if word != "--quick"] or by_default
     names = [name for word in asked for name in GROUPS.get(word, [word])]
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
