@@ -3,8 +3,8 @@
 # make check   ruff, pyright, import-linter
 # make bench   the benchmarks, one JSON object a line
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-cluster test-registry test-data test-train test-slow check format bench \
-	bench-registry bench-data bench-train extras lock clean
+.PHONY: help setup demo test test-fast test-cluster test-registry test-data test-train test-serving test-slow check format bench \
+	bench-registry bench-data bench-train bench-serving chaos-serving extras clients lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -73,6 +73,23 @@ test-train: extras
 	@$(BIN)/pytest -n 2 --counts tests/unit/training tests/unit/models/test_*.py tests/unit/serving tests/unit/wiring -m "slow or not slow"
 	@for name in $(TRAIN_TESTS); do $(BIN)/pytest --counts tests/integration/test_$$name.py -m slow || exit 1; done
 
+# Serving whole: the service, its protocols and signals, others' clients, wrong input.
+SERVING_TESTS := serving_clients traffic_on_ray parallel_serving_on_ray
+
+test-serving: extras clients
+	@$(BIN)/pytest -n 2 --counts tests/unit/serving tests/unit/access tests/unit/control tests/unit/launch \
+		tests/unit/records/test_serving*.py -m "slow or not slow"
+	@for name in $(SERVING_TESTS); do $(BIN)/pytest --counts tests/integration/test_$$name.py -m slow || exit 1; done
+
+# Clients of others (Triton's, KServe's, schemathesis) in an environment of their own: they pin what we pin otherwise.
+clients: .venv-clients/.installed
+
+.venv-clients/.installed: requirements-clients.lock
+	@echo "Adding the clients from requirements-clients.lock ..."
+	@test -x .venv-clients/bin/pip || $(PYTHON) -m venv .venv-clients
+	@.venv-clients/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements-clients.lock
+	@touch $@
+
 test-slow: extras
 	@$(BIN)/pytest tests -m slow
 
@@ -99,6 +116,14 @@ bench-data: extras
 bench-train: extras
 	@$(BIN)/python -m benchmarks train
 
+# Against six other servers in environments of their own, made on demand below ~/.cache/lightmill-bench; needs wrk.
+bench-serving: setup
+	@$(BIN)/python -m benchmarks serving
+
+# What is killed under load, how many requests fail, and how long it takes to recover.
+chaos-serving: setup
+	@$(BIN)/python -m benchmarks chaos
+
 # Resolve anew: a fresh environment, newest versions that pyproject.toml admits, torch as pinned here.
 lock:
 	@rm -rf .lock && $(PYTHON) -m venv .lock
@@ -107,4 +132,4 @@ lock:
 	@mv requirements.new requirements.lock && rm -rf .lock
 
 clean:
-	@rm -rf $(VENV) .bench-* .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .venv-clients .bench-* .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -22,7 +22,7 @@ from lightmill.settings import Settings
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 COMMAND_S = 400
-PORTS = ("HTTP_PORT", "RAY_PORT", "DASHBOARD_PORT", "STATS_PORT", "METRICS_PORT")
+PORTS = ("HTTP_PORT", "GRPC_PORT", "RAY_PORT", "DASHBOARD_PORT", "STATS_PORT", "METRICS_PORT")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ class TestPlatform:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.environment['LIGHTMILL_HTTP_PORT']}"
+
+    @property
+    def grpc(self) -> str:
+        return f"127.0.0.1:{self.environment['LIGHTMILL_GRPC_PORT']}"
 
     @property
     def dashboard(self) -> str:

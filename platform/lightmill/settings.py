@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     workspace: str = "default"
     host: str = "127.0.0.1"
     http_port: int = Field(default=8000, ge=1, le=65535)
+    grpc_port: int = Field(default=8001, ge=0, le=65535)
     ray_port: int = Field(default=6379, ge=1, le=65535)
     dashboard_port: int = Field(default=8265, ge=1, le=65535)
     stats_port: int = Field(default=8404, ge=1, le=65535)
@@ -145,8 +146,13 @@ class Settings(BaseSettings):
         return f"{'https' if self.encrypted else 'http'}://{self.host}:{self.http_port}"
 
     @property
+    def grpc_address(self) -> str:
+        """Where gRPC clients find the platform on its own machine, as `host:port`; empty where port 0 turns it off."""
+        return f"{self.host}:{self.grpc_port}" if self.grpc_port else ""
+
+    @property
     def encrypted(self) -> bool:
-        """Whether the platform's HTTP port speaks TLS."""
+        """Whether the platform's HTTP and gRPC ports speak TLS."""
         return bool(self.tls or self.tls_certificate)
 
     @property
@@ -245,6 +251,7 @@ class Settings(BaseSettings):
             "LIGHTMILL_PASSPHRASE_FILE": str(self.passphrase_file or ""),
             "LIGHTMILL_HOST": self.host,
             "LIGHTMILL_HTTP_PORT": str(self.http_port),
+            "LIGHTMILL_GRPC_PORT": str(self.grpc_port),
             "LIGHTMILL_RAY_PORT": str(self.ray_port),
             **({"LIGHTMILL_CACHE_PATH": str(self.cache_folder)} if self.cache_path else {}),
             **({} if self.cache_bytes is None else {"LIGHTMILL_CACHE_BYTES": str(self.cache_bytes)}),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+from typing import TextIO
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-def configure_logging(level: int = logging.INFO) -> None:
-    """Send the records of `lightmill` loggers to standard error; call it once, at an entry point."""
+def configure_logging(level: int = logging.INFO, stream: TextIO | None = None) -> None:
+    """Send the records of `lightmill` loggers to standard error, or to `stream`; call it once, at an entry point."""
     logger = logging.getLogger("lightmill")
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = logging.StreamHandler(stream)
         handler.setFormatter(logging.Formatter(LOG_FORMAT))
         logger.addHandler(handler)
     logger.setLevel(level)

@@ -16,6 +16,7 @@ from lightmill.catalog.masking_policies import MaskingPolicies
 from lightmill.catalog.notes import VersionNotes
 from lightmill.catalog.runs import Runs
 from lightmill.catalog.search import Search
+from lightmill.catalog.traffic import Traffic
 from lightmill.catalog.versions import Versions
 from lightmill.records.base import now_iso
 
@@ -32,6 +33,7 @@ class Catalog:
         search: Finds versions by name, tag, stage, metric, time and dataset.
         marks: High-water marks, which reveal a store that was rolled back.
         endpoints: Desired and observed state of endpoints.
+        traffic: How far the candidates of endpoints have come.
         jobs: Jobs and their progress.
         runs: Metrics by epoch and by step.
         keys: API keys, by the digests of their secrets.
@@ -46,6 +48,7 @@ class Catalog:
         self.search = Search(database)
         self.marks = Marks(database)
         self.endpoints = Endpoints(database)
+        self.traffic = Traffic(database)
         self.jobs = Jobs(database)
         self.runs = Runs(database)
         self.keys = Keys(database)

@@ -28,7 +28,7 @@ from sqlalchemy import (
     column,
 )
 
-HEAD = "0005"
+HEAD = "0006"
 """The revision of these tables; revisions are numbers, so that a newer one can be told from an older one."""
 
 REVISION_TABLE = "lightmill_revision"
@@ -160,6 +160,15 @@ endpoints = Table(
     Column("replicas", Integer, nullable=False),
     Column("message", _text, nullable=False),
     Column("created", _text, nullable=False),
+    Column("updated", _text, nullable=False),
+)
+
+traffic = Table(
+    "traffic",
+    metadata,
+    Column("endpoint", _text, primary_key=True),
+    Column("state", _json),
+    Column("asked", _json),
     Column("updated", _text, nullable=False),
 )
 

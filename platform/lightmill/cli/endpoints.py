@@ -13,6 +13,8 @@ from lightmill.cli.following import follow_endpoint
 from lightmill.cli.output import JsonOption, print_facts, print_json, print_table
 from lightmill.errors import NotFoundError, RequestError
 from lightmill.records.endpoints import Endpoint
+from lightmill.records.graphs import endpoints_in
+from lightmill.records.specs import EndpointSpec
 from lightmill.sdk import connect
 
 
@@ -47,7 +49,7 @@ def list_endpoints(json_output: JsonOption = False) -> None:
     if json_output:
         print_json([endpoint.model_dump(mode="json") for endpoint in found])
         return
-    rows = [(e.name, e.state, e.spec.model, e.version or "", e.replicas, e.url, e.message) for e in found]
+    rows = [(e.name, e.state, _follows(e.spec), e.version or "", e.replicas, e.url, e.message) for e in found]
     columns = ("name", "state", "follows", "version", "replicas", "url", "message")
     print_table("Endpoints", columns, rows)
 
@@ -84,6 +86,11 @@ def predict(
     print_table(f"Endpoint {endpoint}", ("row", "label", "probability", "version"), table)
 
 
+def _follows(spec: EndpointSpec) -> str:
+    """Return the model that an endpoint follows, or the endpoints that its graph calls."""
+    return spec.model if spec.graph is None else f"graph of {', '.join(endpoints_in(spec.graph))}"
+
+
 def _read_rows(text: str) -> list[list[float]]:
     if text == "-":
         text = sys.stdin.read()
@@ -107,13 +114,18 @@ def _print_endpoint(endpoint: Endpoint, json_output: bool) -> None:
     if json_output:
         print_json(endpoint.model_dump(mode="json"))
         return
-    replicas = endpoint.spec.replicas
+    spec = endpoint.spec
+    replicas, parallel, split, models = spec.replicas, spec.parallel, spec.split, spec.models
     facts = {
         "state": endpoint.state,
         "url": endpoint.url,
-        "follows": endpoint.spec.model,
+        "follows": _follows(spec),
         "version": str(endpoint.version or ""),
-        "replicas": f"{endpoint.replicas} (from {replicas.min} to {replicas.max})",
+        "replicas": f"{endpoint.replicas} (from {replicas.min} to {replicas.max})" if spec.graph is None else "",
+        "each replica": f"{parallel.kind} over {parallel.ranks} ranks" if parallel else "",
+        "divides": f"requests of more than {split.rows} rows" if split else "",
+        "further models": f"{', '.join(models.names)}, {models.memory_mb:g} MB in memory" if models else "",
+        "tuned by": ", ".join(name for name, value in spec.tuning if value),
         "message": endpoint.message,
     }
     print_facts(f"Endpoint {endpoint.name}", {name: value for name, value in facts.items() if value})

@@ -24,6 +24,7 @@ from lightmill.cli import (
     planning,
     registry,
     simulating,
+    traffic,
 )
 from lightmill.cli.output import fail
 from lightmill.errors import LightmillError
@@ -42,6 +43,7 @@ planning.add_to(app)
 assets.add_to(app)
 lineage.add_to(app)
 endpoints.add_to(app)
+traffic.add_to(app)
 simulating.add_to(app)
 registry.add_to(app)
 keys.add_to(app)

@@ -47,6 +47,7 @@ def where(settings: Settings) -> dict[str, str]:
     return {
         "api": f"{settings.base_url}/docs",
         "url": settings.base_url,
+        "grpc": settings.grpc_address,
         "ray_dashboard": state.dashboard_url if state else "",
         "ray_address": state.ray_address if state else "",
         "home": str(settings.home),
@@ -82,6 +83,7 @@ def status(json_output: JsonOption = False) -> None:
         {
             "version": found.version,
             "url": settings.base_url,
+            "grpc": found.grpc or "none",
             "store": found.store,
             "nodes": found.nodes,
             "free": ", ".join(

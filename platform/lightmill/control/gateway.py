@@ -20,13 +20,15 @@ from ray.serve.exceptions import RayServeException
 from lightmill.access import Identifier
 from lightmill.access.callers import credentials
 from lightmill.catalog import Catalog
+from lightmill.control.graphs import scopes, traceparent
 from lightmill.datasets.translate import original_error
 from lightmill.errors import NotFoundError, UnavailableError
 from lightmill.records.endpoints import EndpointState
 from lightmill.registry import Registry
 from lightmill.serving.application import application_name
-from lightmill.serving.asgi import Receive, Scope, Send
+from lightmill.serving.asgi import Message, Receive, Scope, Send
 from lightmill.serving.endpoints import ListedEndpoint
+from lightmill.serving.grpc_server import GrpcServer
 from lightmill.serving.tensors import InferRequest, InferResponse, ModelDescription
 
 KNOWN_FOR_S = 0.5
@@ -51,7 +53,10 @@ class PlatformGate:
             self._known, self._until_s = self._callers(), now_s + KNOWN_FOR_S
         found = credentials(scope["headers"])
         _presented.set(found)
-        return self._known.identify(*found)
+        traceparent.set(next((value for name, value in scope["headers"] if name == b"traceparent"), None))
+        identity = self._known.identify(*found)
+        scopes.set(identity.scopes)
+        return identity
 
     def release(self, caller: Any) -> None:
         """Do nothing: the replica counts."""
@@ -89,7 +94,7 @@ class ServedEndpoints:
             handle = self._handles.get(name)
             if handle is None:
                 handle = self._handles[name] = await asyncio.to_thread(serve.get_app_handle, application_name(name))
-            return await handle.infer.remote(request, *_presented.get())
+            return await handle.infer.remote(request, *_presented.get(), traceparent.get())
         except (RayError, RayServeException) as exc:
             original = original_error(exc)
             if original is not None:
@@ -120,14 +125,34 @@ class ServedEndpoints:
 
 
 class Doors:
-    """Sends `/v1` and `/v2` to the gateway, and what is open to everybody, and all else, to the control API."""
+    """Sends `/v1` and `/v2` to the gateway, and what is open to everybody, and all else, to the control API.
 
-    def __init__(self, api: App, gateway: App) -> None:
+    The gRPC port, if there is one, listens as long as the application lives.
+    """
+
+    def __init__(self, api: App, gateway: App, grpc: GrpcServer | None = None) -> None:
         self._api = api
         self._gateway = gateway
+        self._grpc = grpc
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
         path = scope["path"] if scope["type"] == "http" else ""
+        if scope["type"] == "lifespan" and self._grpc is not None:
+            receive = _living(receive, self._grpc)
         inference = path.startswith(("/v1/", "/v2/")) and not path.startswith("/v2/health/")
         await (self._gateway if inference else self._api)(scope, receive, send)
+
+
+def _living(receive: Receive, grpc: GrpcServer) -> Receive:
+    """Return what tells of an application's start and end, after the port has been opened or closed."""
+
+    async def received() -> Message:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await grpc.start()
+        elif message["type"] == "lifespan.shutdown":
+            await grpc.stop()
+        return message
+
+    return received

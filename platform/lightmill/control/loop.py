@@ -7,9 +7,11 @@ import logging
 import threading
 
 from lightmill.catalog import Catalog
+from lightmill.control import graphs
 from lightmill.control.jobs import Jobs
 from lightmill.control.ray_serve import ServeAdapter
 from lightmill.control.reconcile import Action, Deploy, Forget, Observe, Refusal, Remove, Wanted, reconcile
+from lightmill.control.traffic import TrafficControl
 from lightmill.errors import LightmillError
 from lightmill.records.endpoints import ApiKey, Endpoint, EndpointState
 from lightmill.records.references import AssetKind, parse_reference
@@ -28,7 +30,10 @@ logger = logging.getLogger("lightmill.control")
 class ControlLoop:
     """Converges endpoints, jobs and the catalog's index; `step` is one round, `run` repeats it."""
 
-    def __init__(self, catalog: Catalog, registry: Registry, serve: ServeAdapter, jobs: Jobs) -> None:
+    def __init__(
+        self, catalog: Catalog, registry: Registry, serve: ServeAdapter, jobs: Jobs, traffic: TrafficControl
+    ) -> None:
+        self._traffic = traffic
         self._catalog = catalog
         self._registry = registry
         self._serve = serve
@@ -72,14 +77,16 @@ class ControlLoop:
         self._rounds += 1
         keys = [key for key in self._catalog.keys.list() if key.revoked is None]
         digest = hashlib.sha256("".join(key.model_dump_json() for key in keys).encode()).hexdigest()
-        wanted = [self._wanted(endpoint) for endpoint in self._catalog.endpoints.list()]
+        endpoints = self._catalog.endpoints.list()
+        wanted = [self._wanted(endpoint) for endpoint in endpoints if endpoint.spec.graph is None]
         seen = self._serve.seen()
         if self._rounds % RETRY_FAILED_EVERY == 0:
             self._retry([name for name, found in seen.items() if found.status == "DEPLOY_FAILED"])
-        actions = reconcile(wanted, seen, self._deployed, digest, self._refused)
+        actions = [*reconcile(wanted, seen, self._deployed, digest, self._refused), *graphs.observed(endpoints)]
         for action in actions:
             self._act(action, keys)
-        return any(not isinstance(action, Observe) or action.state in _ON_ITS_WAY for action in actions)
+        moving = self._traffic.step({entry.endpoint.name: entry.version for entry in wanted})
+        return moving or any(not isinstance(a, Observe) or a.state in _ON_ITS_WAY for a in actions)
 
     def _retry(self, failed: list[str]) -> None:
         """Deploy again, once in a while, what Serve gave up on: the cause may have gone."""

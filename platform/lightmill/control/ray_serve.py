@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import httpx
 from ray import serve
 
 from lightmill.control.reconcile import Seen
+from lightmill.control.traffic import CandidateHost
 from lightmill.records.endpoints import ApiKey
 from lightmill.records.references import VersionId
 from lightmill.records.signals import SignalsConfig
@@ -21,6 +23,8 @@ from lightmill.serving.application import (
     APPLICATION_PREFIX,
     application_name,
     build_application,
+    candidate_application,
+    candidate_of,
     route_prefix,
 )
 from lightmill.serving.routing.haproxy import set_balance
@@ -30,7 +34,7 @@ _OUR_ERROR = re.compile(r"lightmill\.errors\.\w+: (.+)")
 PROBE_S = 2.0
 
 
-class ServeAdapter:
+class ServeAdapter(CandidateHost):
     """Endpoints as Serve applications of the cluster that this process is part of."""
 
     def __init__(
@@ -69,17 +73,36 @@ class ServeAdapter:
         found = {}
         for name, application in serve.status().applications.items():
             if name.startswith(APPLICATION_PREFIX):
-                deployments = application.deployments.values()
                 endpoint = name.removeprefix(APPLICATION_PREFIX)
-                status = str(getattr(application.status, "value", application.status))
-                if status == RUNNING and not self._answers(endpoint):
-                    status = DEPLOYING
-                found[endpoint] = Seen(
-                    status=status,
-                    replicas=sum(_running(d.replica_states) for d in deployments),
-                    message=_reason([*(d.message for d in deployments), application.message]),
-                )
+                one = _seen(application)
+                if one.status == RUNNING and not self._answers(endpoint):
+                    one = replace(one, status=DEPLOYING)
+                found[endpoint] = one
         return found
+
+    def candidates(self) -> dict[tuple[str, str], Seen]:
+        """See `CandidateHost`."""
+        named = {candidate_of(name): application for name, application in serve.status().applications.items()}
+        return {key: _seen(application) for key, application in named.items() if key is not None}
+
+    def deploy_candidate(self, spec: EndpointSpec, candidate: str, version: VersionId) -> None:
+        """See `CandidateHost`; it has no route, so that only handles reach it."""
+        application = build_application(
+            spec,
+            version,
+            self._location,
+            (),
+            loopback=self._loopback,
+            allow_python=self._allow_python,
+            signals=self._signals(spec),
+            candidate=candidate,
+        )
+        target = serve.RunTarget(application, name=candidate_application(spec.name, candidate), route_prefix=None)
+        serve.run_many([target], wait_for_applications_running=False, wait_for_ingress_deployment_creation=False)
+
+    def remove_candidate(self, endpoint: str, candidate: str) -> None:
+        """See `CandidateHost`."""
+        serve.delete(candidate_application(endpoint, candidate), _blocking=False)
 
     def _answers(self, endpoint: str) -> bool:
         """Whether requests reach the endpoint: HAProxy learns of a route a moment after Serve calls it running.
@@ -127,6 +150,15 @@ class ServeAdapter:
         if self._balance_path:
             set_balance(self._balance_path, application_name(name), None)
         serve.delete(application_name(name), _blocking=False)
+
+
+def _seen(application: Any) -> Seen:
+    deployments = application.deployments.values()
+    return Seen(
+        status=str(getattr(application.status, "value", application.status)),
+        replicas=sum(_running(d.replica_states) for d in deployments),
+        message=_reason([*(d.message for d in deployments), application.message]),
+    )
 
 
 def _running(states: Mapping[Any, int]) -> int:

@@ -10,6 +10,8 @@ import ray
 
 from lightmill.catalog import Catalog
 from lightmill.control.assets import AssetService
+from lightmill.control.divisions import check_divisible
+from lightmill.control.graphs import check_graph, members_of
 from lightmill.control.jobs import Jobs
 from lightmill.errors import ConflictError, NotFoundError, RequestError
 from lightmill.records.dataset_spec import DatasetSpec
@@ -20,6 +22,7 @@ from lightmill.records.references import AssetKind, Reference, parse_reference
 from lightmill.records.replay import version_of
 from lightmill.records.search import parse_comparisons
 from lightmill.records.specs import EndpointSpec, TrainSpec, parse_spec
+from lightmill.records.traffic import TrafficSpec
 from lightmill.records.tuning import TrialTable, TuneSpec
 from lightmill.registry import PolicyBook, Registry, RegistryLocation
 from lightmill.settings import Settings
@@ -56,6 +59,7 @@ class ControlService:
         return PlatformStatus(
             version=version,
             store=self._settings.store_url,
+            grpc=self._settings.grpc_address,
             resources=_plain(ray.cluster_resources()),
             free=_plain(ray.available_resources()),
             nodes=sum(1 for node in ray.nodes() if node["Alive"]),
@@ -181,14 +185,23 @@ class ControlService:
         """Write down what an endpoint should be; the control loop makes it so.
 
         Raises:
-            RequestError: The specification is invalid.
-            NotFoundError: Its model, version or alias does not exist, or the masking policy of its log.
+            RequestError: The specification is invalid, its model cannot be divided as `parallel` says, or the members
+                of its graph do not fit.
+            NotFoundError: Its model, version or alias does not exist, or that of a candidate, or a masking policy.
         """
         parsed = parse_spec(EndpointSpec, spec, "The endpoint specification")
+        if parsed.graph is not None:
+            check_graph(parsed, self._catalog, self._registry)
+            endpoint = self._catalog.endpoints.put(parsed)
+            self._wake()
+            return self._with_url(endpoint)
         reference: Reference = parse_reference(parsed.model)
         wanted = self._registry.resolve(AssetKind.MODEL, reference)
+        check_divisible(parsed, lambda: self._registry.open(wanted).manifest.model)
         if parsed.log.predictions.sample:
             PolicyBook(self._catalog, self._registry.keyring).get(parsed.log.predictions.masking)
+        if parsed.traffic:
+            self._check_traffic(parsed.traffic)
         endpoint = self._catalog.endpoints.put(parsed)
         if endpoint.state is EndpointState.READY and endpoint.version != wanted:
             # The alias moved and the loop has not seen it yet: whoever waits must not take the old version for ready.
@@ -203,6 +216,12 @@ class ControlService:
         self._wake()
         return self._with_url(endpoint)
 
+    def _check_traffic(self, traffic: TrafficSpec) -> None:
+        for candidate in traffic.candidates:
+            self._registry.resolve(AssetKind.MODEL, parse_reference(candidate.model))
+        if traffic.differences.masking:
+            PolicyBook(self._catalog, self._registry.keyring).get(traffic.differences.masking)
+
     def endpoints(self) -> list[Endpoint]:
         """Return all endpoints."""
         return [self._with_url(endpoint) for endpoint in self._catalog.endpoints.list()]
@@ -212,7 +231,15 @@ class ControlService:
         return self._with_url(self._catalog.endpoints.get(name))
 
     def delete_endpoint(self, name: str) -> Endpoint:
-        """Take an endpoint away; NotFoundError if there is none."""
+        """Take an endpoint away.
+
+        Raises:
+            NotFoundError: There is none.
+            ConflictError: A graph calls it.
+        """
+        graphs = members_of(name, self._catalog.endpoints.list())
+        if graphs:
+            raise ConflictError(f"Endpoint {name!r} is part of graph {graphs[0]!r}; delete or change that first.")
         self._catalog.endpoints.delete(name)
         self._wake()
         return self.endpoint(name)

@@ -1,9 +1,10 @@
 """Keeps every port of HAProxy on the platform's address, encrypts the public ones, and lets backends balance by rules.
 
-Ray writes HAProxy's configuration with its statistics and metrics ports on all interfaces, without TLS, and with one
-rule of balancing for all, and offers no setting for any of it. It does let the binary be chosen; ours rewrites those
-lines and runs the real one. Rules of balancing come from the file `balance` beside it
-(`lightmill.serving.routing.haproxy`); a configuration that HAProxy would refuse with them is used without.
+Ray writes HAProxy's configuration with its statistics and metrics ports on all interfaces, without TLS, with one
+rule of balancing for all, and with an hour's patience for clients that never end the head of a request, and offers no
+setting for any of it. It does let the binary be chosen; ours rewrites those lines and runs the real one. Rules of
+balancing come from the file `balance` beside it (`lightmill.serving.routing.haproxy`); a configuration that HAProxy
+would refuse with them is used without.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ done
 exec "{binary}" "$@"
 """
 
+HEAD_S = 30
+"""How long the head of a request may take. Without it a few thousand connections that say nothing fill HAProxy."""
 CIPHERS = (
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"
     "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
@@ -53,7 +56,10 @@ def write_haproxy(settings: Settings) -> None:
     """Write the wrapper that Ray runs as HAProxy; `launch.tls` has written the certificate, if there is one."""
     folder = settings.run_path / "h"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    edits = [rf"s/bind (\*|0\.0\.0\.0)?:/bind {settings.host}:/"]
+    edits = [
+        rf"s/bind (\*|0\.0\.0\.0)?:/bind {settings.host}:/",
+        rf"s/^defaults *$/defaults # Lightmill\n    timeout http-request {HEAD_S}s/",
+    ]
     if settings.encrypted:
         # A link, since the path of a home may hold what a configuration cannot; the key stays where it is.
         link = folder / "tls.pem"

@@ -219,6 +219,8 @@ def _wait_for_answer(settings: Settings) -> None:
 
 def _check_ports(settings: Settings, *, owns_ray: bool) -> None:
     wanted = {"LIGHTMILL_HTTP_PORT": settings.http_port}
+    if settings.grpc_port:
+        wanted["LIGHTMILL_GRPC_PORT"] = settings.grpc_port
     if owns_ray:
         wanted |= {
             "LIGHTMILL_RAY_PORT": settings.ray_port,

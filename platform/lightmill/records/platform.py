@@ -6,7 +6,10 @@ from lightmill.records.base import Record
 
 
 class PlatformStatus(Record):
-    """How the platform is: its version, the cluster's logical resources (total and free), counts."""
+    """How the platform is: its version, the cluster's logical resources (total and free), counts.
+
+    `grpc` is where gRPC clients find it, as `host:port`, and empty where it has no such port.
+    """
 
     version: str
     store: str
@@ -17,3 +20,4 @@ class PlatformStatus(Record):
     datasets: int
     endpoints: dict[str, int]
     jobs_running: int
+    grpc: str = ""

@@ -32,6 +32,11 @@ class Reference(Record):
         """The version number, when the selector is one."""
         return int(self.selector) if _is_number(self.selector) else None
 
+    @property
+    def alias(self) -> str | None:
+        """The alias, when the selector is one that can be moved."""
+        return None if _is_number(self.selector) or self.selector == LATEST else self.selector
+
     def __str__(self) -> str:
         return f"{self.name}@{self.selector}"
 

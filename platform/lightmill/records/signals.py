@@ -16,6 +16,43 @@ class Distribution(Record):
     total: float
 
 
+class TargetCounts(Record):
+    """What one version did, as the stable version's replicas saw it.
+
+    Attributes:
+        name: The candidate, or `stable`.
+        version: The number of the version.
+        requests: Those that were sent to it to be answered.
+        errors: Those of them that failed by its fault: an answer of 5xx, none in time, or a refusal of what the stable
+            version takes.
+        fallbacks: Those of the errors that the stable version answered then.
+        seconds: Times of its answers, without the way to it.
+        shadows: Copies that it answered.
+        shadow_errors: Copies that it failed on.
+        shadow_dropped: Copies that were not sent, since too many were under way.
+        differed: Copies whose answer differed.
+    """
+
+    name: str
+    version: str
+    requests: int = 0
+    errors: int = 0
+    fallbacks: int = 0
+    seconds: Distribution | None = None
+    shadows: int = 0
+    shadow_errors: int = 0
+    shadow_dropped: int = 0
+    differed: int = 0
+
+
+class TrafficSignals(Record):
+    """What a replica of the stable version counted: of this generation of the plan, and since it started."""
+
+    generation: int
+    window: tuple[TargetCounts, ...] = ()
+    totals: tuple[TargetCounts, ...] = ()
+
+
 class ReplicaSignals(Record):
     """What one replica did since it started.
 
@@ -26,6 +63,7 @@ class ReplicaSignals(Record):
         batches: Rows of each batch.
         dropped: Lines and rows that did not fit a log's queue, by log.
         seen: When keys were last used, by their ids.
+        traffic: What became of requests by version, where the endpoint has candidates.
     """
 
     endpoint: str
@@ -41,6 +79,7 @@ class ReplicaSignals(Record):
     dropped: dict[str, int] = Field(default_factory=dict)
     seen: dict[str, str] = Field(default_factory=dict)
     at: float = 0.0
+    traffic: TrafficSignals | None = None
 
 
 class SignalsConfig(Record):

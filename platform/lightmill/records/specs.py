@@ -18,11 +18,15 @@ from lightmill.records.access import AccessSpec, EndpointLimits
 from lightmill.records.balancing import NOT_AT_ENDPOINTS, Balancing, BalancingSpec
 from lightmill.records.base import Record
 from lightmill.records.batching import BatchingSpec
+from lightmill.records.graphs import GraphNode, check_size
 from lightmill.records.logs import LogSpec
+from lightmill.records.multiplexing import ModelsSpec
+from lightmill.records.parallel import ParallelSpec, SplitSpec
 from lightmill.records.references import check_alias, check_name, parse_reference
 from lightmill.records.scaling import ReplicasSpec
 from lightmill.records.signature import Architecture
 from lightmill.records.splitting import DistributionSpec
+from lightmill.records.traffic import TrafficSpec
 from lightmill.records.training import (
     CheckpointSpec,
     DdpSpec,
@@ -39,6 +43,7 @@ from lightmill.records.training import (
     WorkerRange,
     worker_range,
 )
+from lightmill.records.tuned import TuningSpec
 
 SPEC_MAX_BYTES = 1 << 20
 ObjectiveName = Literal["cross_entropy", "bce", "mse", "mae", "huber", "causal_lm", "custom"]
@@ -183,10 +188,15 @@ class ReplicaResources(Record):
 
 
 class EndpointSpec(Spec):
-    """`endpoint.yaml`: which model version answers, with how many replicas, and how requests are spread over them."""
+    """`endpoint.yaml`: which model version answers, with how many replicas, and how requests are spread over them.
+
+    `parallel` divides the model of each replica over several processes; `split` divides large requests over replicas.
+    `models` are further ones that it answers with. With a `graph` of other endpoints there is no model, and nothing
+    else is set: it has no replicas of its own.
+    """
 
     name: str
-    model: str
+    model: str = ""
     replicas: ReplicasSpec = ReplicasSpec()
     batching: BatchingSpec = BatchingSpec()
     balancing: Balancing = BalancingSpec()
@@ -194,6 +204,12 @@ class EndpointSpec(Spec):
     access: AccessSpec = AccessSpec()
     limits: EndpointLimits = EndpointLimits()
     log: LogSpec = LogSpec()
+    parallel: ParallelSpec | None = None
+    split: SplitSpec | None = None
+    graph: GraphNode | None = None
+    models: ModelsSpec | None = None
+    tuning: TuningSpec = TuningSpec()
+    traffic: TrafficSpec | None = None
 
     @field_validator("name")
     @classmethod
@@ -203,7 +219,7 @@ class EndpointSpec(Spec):
     @field_validator("model")
     @classmethod
     def _model(cls, value: str) -> str:
-        return str(parse_reference(value, default="champion"))
+        return str(parse_reference(value, default="champion")) if value else value
 
     @field_validator("balancing")
     @classmethod
@@ -211,6 +227,61 @@ class EndpointSpec(Spec):
         if value.name in NOT_AT_ENDPOINTS:
             raise ValueError(f"{value.name!r} cannot be done for an endpoint yet; choose hash, least_loaded or another")
         return value
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if self.graph is None:
+            if not self.model:
+                raise ValueError("key 'model' is missing; name a model version, such as digits@champion, or a graph")
+            return self
+        check_size(self.graph)
+        fields = [name for name in type(self).model_fields if name not in ("name", "graph")]
+        more = [name for name in fields if getattr(self, name) != type(self).model_fields[name].default]
+        if more:
+            raise ValueError(
+                f"a graph has no replicas and no model of its own, so that {', '.join(more)} would do nothing; set "
+                f"{'it' if len(more) == 1 else 'them'} at the endpoints that it calls"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _many(self) -> Self:
+        more = [name for name in ("parallel", "split", "traffic") if getattr(self, name)]
+        more += ["log.predictions"] if self.log.predictions.sample else []
+        more += ["tuning"] if self.tuning.compile or self.tuning.channels_last else []
+        if self.models and more:
+            raise ValueError(f"models and {more[0]} do not go together; leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _shared(self) -> Self:
+        if self.parallel and self.resources.gpus % 1:
+            raise ValueError(
+                f"resources.gpus is {self.resources.gpus:g}, and with parallel each rank needs whole GPUs, or none"
+            )
+        if self.parallel and self.tuning != TuningSpec():
+            raise ValueError("parallel and tuning do not go together; leave one of them out")
+        if self.split and self.replicas.max < 2:
+            raise ValueError("split divides requests over replicas, and replicas.max is 1; raise it or leave split out")
+        return self
+
+    @model_validator(mode="after")
+    def _promotable(self) -> Self:
+        canary = self.traffic.canary if self.traffic else None
+        if canary is None or canary.canary is None or canary.canary.on_success != "promote":
+            return self
+        followed, next_one = parse_reference(self.model), parse_reference(canary.model)
+        if followed.alias is None:
+            raise ValueError(
+                f"model {self.model} is no alias, so that the canary {canary.name!r} cannot be promoted by moving it; "
+                "follow an alias such as champion, or set on_success: hold"
+            )
+        if followed.name != next_one.name:
+            raise ValueError(
+                f"candidate {canary.name!r} is a version of {next_one.name!r}, and alias {self.model} cannot move to "
+                f"it; name a version of {followed.name!r}, or set on_success: hold"
+            )
+        return self
 
 
 def parse_spec(kind: type[SpecT], value: Any, where: str) -> SpecT:

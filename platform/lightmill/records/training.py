@@ -227,11 +227,14 @@ Schedule = Annotated[ScheduleSpec, BeforeValidator(_named)]
 class CheckpointSpec(Record):
     """When checkpoints are sealed and which stay.
 
-    One is sealed after every epoch, and with `every_steps` after so many steps as well. The `keep_best` by
-    validation loss and the `keep_last` stay. `asynchronous`: training goes on while one is sealed.
+    One is sealed after every epoch, and with `every_steps` after so many steps as well. Epochs that end within
+    `pause_s` seconds of the last checkpoint are sealed with a later one: the best of them, and the last. Of those that
+    were sealed, the `keep_best` by validation loss and the `keep_last` stay. `asynchronous`: training goes on while
+    one is sealed.
     """
 
     every_steps: int = Field(default=0, ge=0)
+    pause_s: float = Field(default=5.0, ge=0)
     keep_best: int = Field(default=2, ge=1)
     keep_last: int = Field(default=1, ge=1)
     asynchronous: bool = True

@@ -7,12 +7,15 @@ the catalog can take policies away, but cannot weaken one: it would not verify.
 from __future__ import annotations
 
 import builtins
+from typing import TYPE_CHECKING
 
-from lightmill.catalog import Catalog
 from lightmill.errors import IntegrityError, NotFoundError, RequestError
 from lightmill.records.masking import MaskingPolicy, SignedPolicy, parse_policy_reference
 from lightmill.registry.signed import read_record
 from lightmill.vault import KeyRing, canonical_json, verify
+
+if TYPE_CHECKING:
+    from lightmill.catalog import Catalog
 
 POLICY_TYPE = "application/vnd.lightmill.masking-policy+json"
 POLICY_MAX_BYTES = 1 << 20

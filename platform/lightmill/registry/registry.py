@@ -223,7 +223,8 @@ class Registry:
         return [
             f"endpoint {endpoint.name!r}"
             for endpoint in self.catalog.endpoints.list()
-            if endpoint.version == id or (not endpoint.deleted and parse_reference(endpoint.spec.model) in follows)
+            if endpoint.version == id
+            or (endpoint.spec.model and not endpoint.deleted and parse_reference(endpoint.spec.model) in follows)
         ]
 
     # -- aliases ------------------------------------------------------------

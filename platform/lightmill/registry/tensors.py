@@ -249,7 +249,7 @@ def load_into_module(
         UnavailableError: The store does not answer; the module is zeroed.
     """
     state = module.state_dict()
-    _check_fit(version, state)
+    check_fit(version, state)
     try:
         _fill(version, state, threads, progress)
     except BaseException:
@@ -259,7 +259,12 @@ def load_into_module(
         raise
 
 
-def _check_fit(version: OpenVersion, state: Mapping[str, torch.Tensor]) -> None:
+def check_fit(version: OpenVersion, state: Mapping[str, torch.Tensor]) -> None:
+    """Check that the names, dtypes and shapes of a state dict, which may be on the meta device, are the version's.
+
+    Raises:
+        IntegrityError: They are not.
+    """
     entries = {entry.name: entry for entry in version.manifest.tensors}
     if set(state) != set(entries):
         differ = sorted(set(state) ^ set(entries))

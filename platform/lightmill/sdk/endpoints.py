@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from urllib.parse import quote
 from lightmill.errors import LightmillError, RequestError, UnavailableError
 from lightmill.records.base import Record
 from lightmill.records.endpoints import Endpoint, EndpointState
+from lightmill.records.rollouts import ShadowDifference, TrafficReport
 from lightmill.records.specs import EndpointSpec
 from lightmill.sdk.specs import SpecLike, as_json, read_spec
 from lightmill.sdk.transport import Transport, path
@@ -87,6 +89,34 @@ class Endpoints:
     def delete(self, name: str) -> Endpoint:
         """Take an endpoint away; NotFoundError if there is none."""
         return Endpoint.model_validate(self._transport.delete(path("endpoints", name)))
+
+    def traffic(self, name: str) -> TrafficReport:
+        """Return how an endpoint's versions share its requests, and how they do; NotFoundError if there is none."""
+        return TrafficReport.model_validate(self._transport.get(path("endpoints", name, "traffic")))
+
+    def promote(self, name: str, candidate: str = "") -> TrafficReport:
+        """Move an endpoint's alias to a candidate: its canary, or the only one, unless another is named.
+
+        Raises:
+            NotFoundError: There is no such endpoint or candidate.
+            ConflictError: There is nothing to promote, or no alias that could move.
+        """
+        answer = self._transport.post(path("endpoints", name, "promote"), {"candidate": candidate})
+        return TrafficReport.model_validate(answer)
+
+    def rollback(self, name: str) -> TrafficReport:
+        """End an endpoint's canary, or where none is under way, move its alias back to where it pointed before.
+
+        Raises:
+            NotFoundError: There is no such endpoint, or its alias never pointed elsewhere.
+            ConflictError: There is no canary, and no alias.
+        """
+        return TrafficReport.model_validate(self._transport.post(path("endpoints", name, "rollback"), {}))
+
+    def shadows(self, name: str, limit: int = 50) -> builtins.list[ShadowDifference]:
+        """Return the newest rows that shadows answered otherwise than the stable version."""
+        found = self._transport.get(path("endpoints", name, "shadows"), limit=limit)
+        return [ShadowDifference.model_validate(entry) for entry in found]
 
     def metadata(self, name: str) -> dict[str, Any]:
         """Return the model metadata of the Open Inference Protocol: inputs, outputs, versions."""

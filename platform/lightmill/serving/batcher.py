@@ -10,7 +10,7 @@ import asyncio
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -28,6 +28,20 @@ SPEED_SMOOTHING = 0.2
 
 
 Observer = Callable[[BatchReport], None]
+
+
+class Computes(Protocol):
+    """What a service asks for answers: a batcher, or what stands for one."""
+
+    async def predict(
+        self,
+        features: Features,
+        *,
+        deadline: float | None = None,
+        priority: Priority = "normal",
+        phases: Phases | None = None,
+    ) -> Any:
+        """Return answers to rows; see `Batcher.predict`."""
 
 
 class Batcher:
@@ -280,6 +294,7 @@ def batcher_of(
     inline: bool,
     buckets: LengthBuckets | None = None,
     observers: Sequence[Observer] = (),
+    executor: Executor | None = None,
 ) -> Batcher:
     """Return the batcher that a specification asks for; `max_rows` is what the model takes of it."""
     return Batcher(
@@ -298,6 +313,7 @@ def batcher_of(
         ),
         buckets=buckets,
         observers=observers,
+        executor=executor,
     )
 
 

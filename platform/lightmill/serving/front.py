@@ -8,6 +8,7 @@ service; then headers for every answer and one line of signals. The service find
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextvars import ContextVar
 from time import perf_counter, time
 from typing import Any, TypeVar
 
@@ -28,6 +29,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Found = TypeVar("Found")
 
 CALLER, PHASES, TRACE = "lightmill.caller", "lightmill.phases", "lightmill.trace"
+ASKING: ContextVar[str] = ContextVar("asking", default="")
+"""The id of who asks by handle, for the work that `Front.answer` does for it."""
 GONE = 499
 """The status in signals of a request whose client went away before its answer."""
 _JSON = (b"content-type", b"application/json")
@@ -131,11 +134,21 @@ class Front:
             self._tell(scope, at, perf_counter() - started, name, caller, phases, trace)
 
     async def answer(
-        self, authorization: bytes | None, x_api_key: bytes | None, work: Callable[[], Awaitable[Found]]
+        self,
+        authorization: bytes | None,
+        x_api_key: bytes | None,
+        work: Callable[[], Awaitable[Found]],
+        traceparent: bytes | None = None,
     ) -> Found:
-        """Return what `work` returns for a request that came by handle; see `Gatekeeper.admit_values` for refusals."""
+        """Return what `work` returns for a request that came by handle; see `Gatekeeper.admit_values` for refusals.
+
+        It is traced if its caller's `traceparent` says so.
+        """
+        at = time()
+        trace = self._signals.trace(traceparent) if traceparent is not None else None
         started, status, error = perf_counter(), 500, None
         caller = self._gatekeeper.admit_values(authorization, x_api_key)
+        ASKING.set(caller.id)
         self._signals.recorder.running += 1
         try:
             found = await work()
@@ -148,6 +161,8 @@ class Front:
             self._gatekeeper.release(caller)
             self._signals.recorder.running -= 1
             self._signals.recorder.request(status, perf_counter() - started, "handle", error)
+            if trace is not None:
+                self._signals.traced(_by_handle(at, caller, status, perf_counter() - started, error, trace), trace)
 
     def _tell(
         self,
@@ -215,6 +230,26 @@ class Front:
         headers = self._cors.preflight(origin)
         await send({"type": "http.response.start", "status": 204 if headers else 403, "headers": [*headers]})
         await send({"type": "http.response.body", "body": b""})
+
+
+def _by_handle(
+    at: float, caller: Caller, status: int, total_s: float, error: str | None, trace: TraceContext
+) -> Answered:
+    """Return what a trace tells of a request that came by handle."""
+    return Answered(
+        at=at,
+        request_id="",
+        caller=caller.id,
+        method="POST",
+        path="",
+        status=status,
+        protocol="handle",
+        total_s=total_s,
+        bytes_in=0,
+        bytes_out=0,
+        error=error,
+        trace_id=trace.id,
+    )
 
 
 def _with(own: Iterable[tuple[bytes, bytes]], more: RawHeaders) -> list[tuple[bytes, bytes]]:

@@ -21,21 +21,30 @@ from lightmill.records.assets import ModelCard
 from lightmill.records.batching import BatchingSpec
 from lightmill.records.references import VersionId
 from lightmill.records.specs import EndpointSpec
+from lightmill.records.tuned import TuningSpec
 from lightmill.registry import RegistryLocation
 from lightmill.registry.tensors import load_into_module
+from lightmill.serving.application import application_name
 from lightmill.serving.asgi import BodyReader
 from lightmill.serving.batcher import Observer, batcher_of
 from lightmill.serving.board import RayBoard
-from lightmill.serving.front import Front
+from lightmill.serving.dividing import Divider
+from lightmill.serving.front import App, Front
 from lightmill.serving.gatekeeper import Gatekeeper
 from lightmill.serving.headers import Cors
 from lightmill.serving.padding import LengthBuckets, bucket_edges
+from lightmill.serving.parallel.group import Divided, RankGroup
 from lightmill.serving.predictor import PredictorConfig
 from lightmill.serving.scaling.signals import LoadSignals
 from lightmill.serving.service import InferenceService
+from lightmill.serving.siblings import Siblings
 from lightmill.serving.signals.log_file import ray_log_folder
 from lightmill.serving.signals.opening import open_signals
 from lightmill.serving.signals.signals import Signals
+from lightmill.serving.traffic.candidates import ServeCandidates
+from lightmill.serving.traffic.following import TrafficFollower
+from lightmill.serving.traffic.traffic import Traffic
+from lightmill.serving.tuning import set_threads, tuned
 
 INLINE_S = 0.001
 WARM_UP_ROUNDS = 5
@@ -49,13 +58,18 @@ def load_service(
     *,
     allow_python: bool = False,
     observers: Sequence[Observer] = (),
+    ranks: RankGroup | None = None,
 ) -> InferenceService:
     """Return an endpoint's service, warm and open to everybody: a `Front` goes before it; see `load_model` for errors.
 
-    `allow_python` lets `python` steps of the preparation call functions; `observers` hear of every batch.
+    `allow_python` lets `python` steps of the preparation call functions; `observers` hear of every batch; `ranks` have
+    the model where it is divided.
     """
-    torch.set_num_threads(spec.resources.threads)
-    model = load_model(location, version, _device(spec), allow_python=allow_python)
+    set_threads(spec.resources.threads, spec.tuning)
+    if ranks is None:
+        model = load_model(location, version, device_of(spec), allow_python=allow_python, tuning=spec.tuning)
+    else:
+        model = served(model_card(location, version), Divided(ranks))
     of_tokens = isinstance(model, LanguageModel | OfTokens)
     max_rows = min(spec.batching.max_rows, model.rows_together or spec.batching.max_rows)
     compute_s = warm_up(model, max_rows)
@@ -64,12 +78,12 @@ def load_service(
         spec.batching,
         model.predict,
         max_rows=max_rows,
-        inline=compute_s < INLINE_S and not of_tokens,
+        inline=compute_s < INLINE_S and not of_tokens and ranks is None,
         buckets=length_buckets(spec.batching, model) if of_tokens else None,
         observers=(load.observe, *observers),
     )
     check = model.check if of_tokens else None
-    return InferenceService(
+    service = InferenceService(
         spec.name,
         version,
         model.card,
@@ -80,6 +94,9 @@ def load_service(
         load=load,
         bodies=BodyReader(limit=spec.limits.body_bytes),
     )
+    if spec.split is not None:
+        service.divider = Divider(spec.split, Siblings(application_name(spec.name)).ask)
+    return service
 
 
 def signals_of(config: PredictorConfig) -> Signals:
@@ -99,18 +116,34 @@ def signals_of(config: PredictorConfig) -> Signals:
     )
 
 
-def stand_before(service: InferenceService, gatekeeper: Gatekeeper, signals: Signals, spec: EndpointSpec) -> Front:
-    """Return a replica's service behind its door, with its signals started."""
+def stand_before(
+    service: InferenceService, gatekeeper: Gatekeeper, signals: Signals, spec: EndpointSpec, app: App | None = None
+) -> Front:
+    """Return a replica's service, or the `app` around it, behind its door, with its signals started."""
     service.predictions = signals.predictions
     signals.start()
     return Front(
-        service,
+        app or service,
         gatekeeper,
         signals,
         body_bytes=spec.limits.body_bytes,
         cors=Cors(spec.access.cors_origins),
         open_paths=(f"/v2/models/{spec.name}/docs",),
     )
+
+
+def follow_traffic(config: PredictorConfig, service: InferenceService, signals: Signals) -> TrafficFollower:
+    """Return what keeps a stable version's replica with its endpoint's candidates, started."""
+    traffic = Traffic(str(config.version.seq), ServeCandidates())
+
+    def live(has_candidates: bool) -> None:
+        service.traffic = traffic if has_candidates else None
+
+    follower = TrafficFollower(config.spec.name, config.version, config.location, traffic, live, RayBoard())
+    signals.recorder.traffic = traffic.signals
+    signals.more_dropped["differences"] = follower.dropped
+    follower.start()
+    return follower
 
 
 def model_card(location: RegistryLocation, id: VersionId) -> ModelCard:
@@ -127,7 +160,14 @@ def length_buckets(spec: BatchingSpec, model: LanguageModel | OfTokens) -> Lengt
     return LengthBuckets(edges=edges, value=model.pad_id, right=model.pad_right)
 
 
-def load_model(location: RegistryLocation, id: VersionId, device: str = "cpu", *, allow_python: bool = False) -> Model:
+def load_model(
+    location: RegistryLocation,
+    id: VersionId,
+    device: str = "cpu",
+    *,
+    allow_python: bool = False,
+    tuning: TuningSpec = TuningSpec(),  # noqa: B008 - a frozen record
+) -> Model:
     """Return a version ready to predict; its weights are decrypted straight into the module's tensors.
 
     Raises:
@@ -140,7 +180,7 @@ def load_model(location: RegistryLocation, id: VersionId, device: str = "cpu", *
         raise IntegrityError(f"{id} is no model version.")
     module = build_module(card.architecture, allow_python=allow_python, allowed_by=SERVED_BY)
     load_into_module(version, module)
-    return served(card, module, device)
+    return served(card, tuned(module, tuning), device)
 
 
 def served(card: ModelCard, module: nn.Module, device: str = "cpu") -> Model:
@@ -165,5 +205,6 @@ def warm_up(model: Model, max_rows: int) -> float:
     return best
 
 
-def _device(spec: EndpointSpec) -> str:
+def device_of(spec: EndpointSpec) -> str:
+    """Return where an endpoint's models compute."""
     return "cuda" if spec.resources.gpus and torch.cuda.is_available() else "cpu"

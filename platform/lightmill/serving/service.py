@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from lightmill.errors import LightmillError, NotFoundError
+from lightmill.models.answers import Rows
 from lightmill.models.inputs import TabularInputs
 from lightmill.records.assets import ModelCard
 from lightmill.records.batching import Priority
@@ -29,9 +30,10 @@ from lightmill.serving.asgi import (
     lifespan,
     send_reply,
 )
-from lightmill.serving.batcher import Batcher
+from lightmill.serving.batcher import Computes
+from lightmill.serving.dividing import Divider
 from lightmill.serving.fitting import Fitter
-from lightmill.serving.front import PHASES, Phases
+from lightmill.serving.front import CALLER, PHASES, Phases
 from lightmill.serving.leaving import Departures
 from lightmill.serving.protocols import docs, oip, openapi
 from lightmill.serving.protocols.forms import Reply
@@ -40,6 +42,7 @@ from lightmill.serving.scaling.signals import LoadSignals
 from lightmill.serving.signals.predictions import Predicted, PredictionLog
 from lightmill.serving.statistics import Outcome, Statistics
 from lightmill.serving.tensors import Array, InferRequest, InferResponse, ModelDescription
+from lightmill.serving.traffic.traffic import Traffic
 
 GONE = 499
 ROUTES = ("", "/ready", "/infer", "/stats", "/openapi.json", "/docs")
@@ -52,7 +55,9 @@ class InferenceService:
     """Answers `/v2/models/<endpoint>` and below for one model version.
 
     `check` refuses features that fit the signature and yet not the model, before they are batched with others. `gate`
-    says who may ask, `predictions` is the log of rows and answers, if there is one; both may be replaced while it runs.
+    says who may ask, `predictions` is the log of rows and answers, if there is one, `traffic` shares requests with
+    other versions, if there are candidates; all may be replaced while it runs. `divider` divides large requests over
+    replicas, if the endpoint asks for it.
     """
 
     def __init__(
@@ -60,7 +65,7 @@ class InferenceService:
         endpoint: str,
         version: VersionId,
         card: ModelCard,
-        batcher: Batcher,
+        batcher: Computes,
         gate: Gate | None,
         *,
         check: Callable[[Array], None] | None = None,
@@ -80,6 +85,8 @@ class InferenceService:
         self.gate = gate
         self.load = load or LoadSignals()
         self.predictions: PredictionLog | None = None
+        self.divider: Divider | None = None
+        self.traffic: Traffic | None = None
         self._prefix = f"/v2/models/{endpoint}"
         self._fitter = Fitter(self.description, tabular, check)
         self._batcher = batcher
@@ -97,15 +104,32 @@ class InferenceService:
         elif scope["type"] == "lifespan":
             await lifespan(receive, send)
 
-    async def infer(self, request: InferRequest) -> InferResponse:
-        """Answer a request that came another way, such as through the gateway.
+    async def infer(self, request: InferRequest, caller: str = "") -> InferResponse:
+        """Answer a request that came another way, such as through the gateway; `caller` is the id of who asks.
 
         Raises:
             RequestError: It does not fit the model; the message names the field.
         """
         features = self._fitter.features(request)
-        answers = await self._predict(features, request, None)
-        return self._fitter.response(request, answers.arrays())
+        traffic = self.traffic
+        if traffic is None:
+            answers = await self._predict(features, request, None)
+            return self._fitter.response(request, answers.arrays())
+        found = await traffic.consult(request, _no_header, caller)
+        if found is None:
+            answers = await traffic.timed(self._predict(features, request, None))
+            found = self._fitter.response(request, answers.arrays())
+            traffic.shadow(request, found, "")
+        return found
+
+    async def part(self, features: Array, timeout_s: float | None, priority: Priority) -> Rows:
+        """Answer a part of a request that another replica divided: features that it has fitted to the model.
+
+        Raises:
+            UnavailableError: Too much waits here, or the answer was not there in time.
+        """
+        deadline = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+        return await self._batcher.predict(features, deadline=deadline, priority=priority)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = self._route(scope)
@@ -167,24 +191,45 @@ class InferenceService:
             outcome.rows = told.rows = len(features)
             outcome.parsed = perf_counter()
             times = phases.Phases()
-            answers = await self._departures.while_connected(self._predict(features, request, times), receive)
+            traffic = self._traffic_of(scope)
+            if traffic is not None:
+                asked = traffic.consult(request, header_of(scope), caller_of(scope))
+                other = await self._departures.while_connected(asked, receive)
+                if other is not None:
+                    outcome.predicted = perf_counter()
+                    reply = adapter.write(other, request)
+                    outcome.written = perf_counter()
+                    return reply
+            spent_s = perf_counter() - outcome.parsed if traffic is not None else 0.0
+            work = self._predict(features, request, times, spent_s)
+            if traffic is not None:
+                work = traffic.timed(work)
+            answers = await self._departures.while_connected(work, receive)
             told.queue_s, told.batch_wait_s, told.compute_s = times.queue_s, times.batch_s, times.compute_s
             outcome.predicted = perf_counter()
             arrays = answers.arrays()
-            reply = adapter.write(self._fitter.response(request, arrays), request)
+            response = self._fitter.response(request, arrays)
+            reply = adapter.write(response, request)
             outcome.written = perf_counter()
             if self.predictions is not None and self.predictions.wants():
                 self.predictions.offer(_predicted(told, request, arrays, len(body)))
+            if traffic is not None:
+                traffic.shadow(request, response, told.request_id)
             return reply
         finally:
             if len(body) > SMALL_BYTES:
                 self._bodies.release(body)
 
-    async def _predict(self, features: Array, request: InferRequest, times: phases.Phases | None) -> Any:
-        deadline = None if request.timeout_s is None else asyncio.get_running_loop().time() + request.timeout_s
-        return await self._batcher.predict(
-            features, deadline=deadline, priority=PRIORITIES[min(request.priority, 2)], phases=times
-        )
+    async def _predict(
+        self, features: Array, request: InferRequest, times: phases.Phases | None, spent_s: float = 0.0
+    ) -> Any:
+        deadline = None
+        if request.timeout_s is not None:
+            deadline = asyncio.get_running_loop().time() + request.timeout_s - spent_s
+        priority = PRIORITIES[min(request.priority, 2)]
+        if self.divider is not None and self.divider.divides(len(features)):
+            return await self.divider.answer(features, deadline, priority)
+        return await self._batcher.predict(features, deadline=deadline, priority=priority, phases=times)
 
     def _described(self, route: str | None, scope: Scope) -> Reply:
         """Return the answer of a route that asks the model for nothing.
@@ -211,6 +256,12 @@ class InferenceService:
             self._openapi = json_reply(openapi.document(self.description))
         return self._openapi
 
+    def _traffic_of(self, scope: Scope) -> Traffic | None:
+        """Return who shares this request with other versions; nobody where the request names the version."""
+        if self.traffic is None or self._path(scope).startswith("/versions/"):
+            return None
+        return self.traffic
+
     def _path(self, scope: Scope) -> str:
         return scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
 
@@ -223,6 +274,21 @@ class InferenceService:
         if asked != self.description.version:
             return None
         return f"/{rest}" if rest else ""
+
+
+def header_of(scope: Scope) -> Callable[[bytes], bytes | None]:
+    """Return what gives the first value of a header of a request."""
+    return lambda name: next((value for found, value in scope["headers"] if found == name), None)
+
+
+def caller_of(scope: Scope) -> str:
+    """Return the id of who sends a request, empty where nobody was asked for."""
+    caller = scope.get(CALLER)
+    return caller.id if caller is not None else ""
+
+
+def _no_header(name: bytes) -> bytes | None:
+    return None
 
 
 def _predicted(told: Phases, request: InferRequest, outputs: dict[str, Array], size_bytes: int) -> Predicted:

@@ -1,15 +1,14 @@
-"""The servicer of `inference.GRPCInferenceService`, which Serve's gRPC proxy calls, and so may any gRPC server.
+"""The servicer of `inference.GRPCInferenceService`; `grpc_server` puts it on a port.
 
-Serve calls a method by its name with the message and, as its parameter is named so, the context of the call. An error
-is a status on that context. Source: Ray, `serve/grpc_util.py`, `serve/_private/replica.py`.
+An error is a status on the context of the call.
 """
 
-# ruff: noqa: N802 - Serve finds methods by the names that the protocol gives them
+# ruff: noqa: N802 - methods are found by the names that the protocol gives them
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +33,7 @@ _STATUS = {
     500: grpc.StatusCode.INTERNAL,
     501: grpc.StatusCode.UNIMPLEMENTED,
     503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 logger = logging.getLogger("lightmill.serving")
 
@@ -134,7 +134,7 @@ class InferenceServicer:
     async def _guarded(
         self, method: str, answer: Callable[[], Awaitable[Any]], context: Any, empty: Callable[[], Any]
     ) -> Any:
-        """Return an answer, or an empty one and a status on the context, which Serve logs as no fault of ours."""
+        """Return an answer, or an empty one and a status on the context, which is logged as no fault of ours."""
         try:
             caller = self.gate.admit(_scope(method, context))
             try:
@@ -142,7 +142,7 @@ class InferenceServicer:
             finally:
                 self.gate.release(caller)
         except LightmillError as exc:
-            context.set_code(_STATUS.get(exc.status, grpc.StatusCode.INVALID_ARGUMENT))
+            context.set_code(status_of(exc))
             context.set_details(exc.message)
         except Exception:
             logger.exception("a gRPC request failed")
@@ -157,10 +157,18 @@ async def _refuse() -> Any:
     )
 
 
-def _scope(method: str, context: Any) -> dict[str, Any]:
+def status_of(exc: LightmillError) -> grpc.StatusCode:
+    """Return what an error is in gRPC."""
+    return _STATUS.get(exc.status, grpc.StatusCode.INVALID_ARGUMENT)
+
+
+def scope_of(path: str, metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, Any]:
     """Return what a gate looks at, as HTTP would have it."""
     headers = [
-        (key.lower().encode(), value if isinstance(value, bytes) else value.encode())
-        for key, value in context.invocation_metadata() or ()
+        (key.lower().encode(), value if isinstance(value, bytes) else value.encode()) for key, value in metadata or ()
     ]
-    return {"type": "grpc", "method": "POST", "path": f"/{SERVICE}/{method}", "headers": headers}
+    return {"type": "grpc", "method": "POST", "path": path, "headers": headers}
+
+
+def _scope(method: str, context: Any) -> dict[str, Any]:
+    return scope_of(f"/{SERVICE}/{method}", context.invocation_metadata())

@@ -83,3 +83,28 @@ def test_endpoints_are_those_of_the_catalog(tmp_path: Path) -> None:
         ):
             with pytest.raises(kind, match=words):
                 asyncio.run(served.describe(name))
+
+
+def test_the_grpc_port_is_open_as_long_as_the_application_lives() -> None:
+    told: list[str] = []
+
+    class Port:
+        async def start(self) -> int:
+            told.append("open")
+            return 1
+
+        async def stop(self) -> None:
+            told.append("closed")
+
+    async def api(scope: Any, receive: Any, send: Any) -> None:
+        for _ in range(2):
+            told.append((await receive())["type"])
+
+    messages = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+
+    async def receive() -> Any:
+        return next(messages)
+
+    port: Any = Port()
+    asyncio.run(Doors(api, api, port)({"type": "lifespan"}, receive, receive))
+    assert told == ["open", "lifespan.startup", "closed", "lifespan.shutdown"]

@@ -17,6 +17,7 @@ from lightmill.serving.front import CALLER, GONE, PHASES, TRACE, Front
 from lightmill.serving.gatekeeper import Gatekeeper
 from lightmill.serving.headers import SECURITY_HEADERS, Cors
 from lightmill.serving.signals.signals import Signals
+from lightmill.serving.signals.tracing import Tracer
 from tests.unit.serving.signals.test_access_log import Lines
 from tests.unit.serving.test_service import VERSION, body
 from tests.unit.serving.test_service import service as inference_service
@@ -213,3 +214,28 @@ def test_the_real_service_behind_it_asks_for_no_key_of_its_own() -> None:
     found = world.answered(AUTHORIZED, parts=(body([[5.0, 0.0]]),), root_path="/v2/models/digits")
     assert found.status == 200 and json.loads(found.body)["model_version"] == str(VERSION.seq)
     assert world.answered(root_path="/v2/models/digits").status == 401
+
+
+def test_a_request_by_handle_is_in_the_trace_of_its_caller() -> None:
+    world, sent = World(), []
+
+    class Exporter:
+        def export(self, spans: Any) -> None:
+            sent.extend(spans)
+
+        def shutdown(self) -> None: ...
+
+    tracer = Tracer("digits", "4", Exporter())  # pyright: ignore[reportArgumentType]
+    signals = Signals("digits", "4", "r2", tracer=tracer, write=world.lines)
+    front = Front(world.app, world.gatekeeper, signals, body_bytes=10)
+
+    async def work() -> str:
+        return "done"
+
+    begun = b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"
+    for traceparent in (None, begun):
+        assert asyncio.run(front.answer(AUTHORIZED[1], None, work, traceparent)) == "done"
+    tracer.flush()
+    (span,) = sent
+    assert (span.context.trace_id, span.parent.span_id) == (int("a" * 32, 16), int("b" * 16, 16))
+    assert span.attributes["lightmill.protocol"] == "handle"

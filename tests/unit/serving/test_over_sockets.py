@@ -18,6 +18,7 @@ import uvicorn
 
 from lightmill.serving.asgi import BodyReader
 from lightmill.serving.gateway import Gateway
+from lightmill.serving.grpc_server import GrpcAddress, GrpcServer
 from lightmill.serving.protocols.generated import open_inference_pb2 as pb
 from lightmill.serving.protocols.generated import open_inference_pb2_grpc as stubs
 from lightmill.serving.servicer import InferenceServicer
@@ -133,27 +134,17 @@ def test_the_page_needs_no_key_and_says_nothing_of_the_model(port: int) -> None:
 # -- gRPC --------------------------------------------------------------------------------------------
 
 
-class Plain(stubs.GRPCInferenceServiceServicer):
-    """What a plain gRPC server calls: the servicer's methods with the context in second place."""
-
-    def __init__(self, under_test: InferenceServicer) -> None:
-        for name in stubs.GRPCInferenceServiceServicer.__dict__:
-            if not name.startswith("_"):
-                setattr(self, name, getattr(under_test, name))
-
-
 async def asked(calls: Any) -> Any:
     """Run `calls(stub)` against a real server on loopback."""
-    server = grpc.aio.server()
-    under_test = InferenceServicer(Joined(WIDE), WIDE.gate, version="0")
-    stubs.add_GRPCInferenceServiceServicer_to_server(Plain(under_test), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
+    assert WIDE.gate is not None
+    servicer = InferenceServicer(Joined(WIDE), WIDE.gate, version="0")
+    server = GrpcServer(servicer, GrpcAddress(host="127.0.0.1", port=0))
+    port = await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             return await calls(stubs.GRPCInferenceServiceStub(channel))
     finally:
-        await server.stop(None)
+        await server.stop(0)
 
 
 KEY = (("authorization", f"Bearer {TEXT}"),)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from lightmill.records.endpoints import Endpoint, EndpointState
-from lightmill.records.signals import Distribution, ReplicaSignals
+from lightmill.records.signals import Distribution, ReplicaSignals, TargetCounts
 
 _KINDS = {
     "lightmill_requests_total": ("counter", "Requests answered."),
@@ -19,6 +19,10 @@ _KINDS = {
     "lightmill_tokens_total": ("counter", "Tokens read and written, for models of text."),
     "lightmill_requests_running": ("gauge", "Requests being answered."),
     "lightmill_log_dropped_total": ("counter", "Entries of a log that did not fit its queue."),
+    "lightmill_traffic_requests_total": ("counter", "Requests by the version that they were sent to."),
+    "lightmill_traffic_fallbacks_total": ("counter", "Requests that the stable version answered for a candidate."),
+    "lightmill_traffic_seconds": ("histogram", "Time of a version's answer, without the way to it."),
+    "lightmill_traffic_shadows_total": ("counter", "Copies for shadows, by what became of them."),
     "lightmill_endpoint_replicas": ("gauge", "Replicas that run."),
     "lightmill_endpoint_ready": ("gauge", "Whether the endpoint answers with what it should."),
 }
@@ -61,6 +65,27 @@ def _of_replica(found: ReplicaSignals) -> Iterator[tuple[str, str]]:
     yield sample("lightmill_requests_running", found.running)
     for log, count in sorted(found.dropped.items()):
         yield sample("lightmill_log_dropped_total", count, log=log)
+    for counts in found.traffic.totals if found.traffic else ():
+        yield from _of_traffic(counts, own)
+
+
+def _of_traffic(found: TargetCounts, own: dict[str, str]) -> Iterator[tuple[str, str]]:
+    own = {**own, "candidate": found.name, "candidate_version": found.version}
+
+    def sample(name: str, value: float, **labels: str) -> tuple[str, str]:
+        return name, f"{name}{_labels(**own, **labels)} {value}"
+
+    copies = {"differed": found.differed, "same": found.shadows - found.differed}
+    copies |= {"failed": found.shadow_errors, "dropped": found.shadow_dropped}
+    if found.requests:
+        yield sample("lightmill_traffic_requests_total", found.requests - found.errors, outcome="answered")
+        yield sample("lightmill_traffic_requests_total", found.errors, outcome="failed")
+        yield sample("lightmill_traffic_fallbacks_total", found.fallbacks)
+        if found.seconds:
+            yield from _histogram("lightmill_traffic_seconds", found.seconds, own)
+    for outcome, count in copies.items():
+        if any(copies.values()):
+            yield sample("lightmill_traffic_shadows_total", count, outcome=outcome)
 
 
 def _histogram(name: str, values: Distribution, labels: dict[str, str]) -> Iterator[tuple[str, str]]:

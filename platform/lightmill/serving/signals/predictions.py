@@ -157,12 +157,17 @@ def check_policy(masker: Masker, signature: Signature) -> None:
 
 def seal_part(registry: Registry, endpoint: str, version: VersionId) -> WritePart:
     """Return what seals a part as a version of the endpoint's run of predictions."""
+    return seal_tables(registry, run_name(endpoint), PREDICTIONS_FILE, version)
+
+
+def seal_tables(registry: Registry, run: str, file: str, version: VersionId) -> WritePart:
+    """Return what seals a table as a file of a new version of a run that tells of a model's version."""
 
     def write(table: pa.Table) -> None:
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
-        draft = registry.begin(AssetKind.RUN, run_name(endpoint))
-        sealed = draft.seal_files({PREDICTIONS_FILE: sink.getvalue().to_pybytes()})
+        draft = registry.begin(AssetKind.RUN, run)
+        sealed = draft.seal_files({file: sink.getvalue().to_pybytes()})
         card = RunCard(model=str(version), epoch=0, metrics={"rows": float(len(table))})
         registry.commit(draft, Content(files=sealed.files, blobs=sealed.blobs, run=card))
 
@@ -184,26 +189,34 @@ def run_name(endpoint: str) -> str:
     return name if len(name) <= NAME_MOST else f"predictions.{hashlib.sha256(endpoint.encode()).hexdigest()[:40]}"
 
 
-def _table(found: Predicted) -> pa.Table:
+def columns_of(rows: int, inputs: Columns, outputs: Columns) -> pa.Table:
+    """Return the columns of a request and its answer; an output named as an input is has `output_` before it."""
     columns: dict[str, pa.Array] = {}
-    for name, values in found.inputs.items():
-        columns[name] = _array(values, found.rows, name)
-    for name, values in found.outputs.items():
-        columns[f"output_{name}" if name in columns else name] = _array(values, found.rows, name)
+    for name, values in inputs.items():
+        columns[name] = _array(values, rows, name)
+    for name, values in outputs.items():
+        columns[f"output_{name}" if name in columns else name] = _array(values, rows, name)
     return pa.table(columns)
+
+
+def _table(found: Predicted) -> pa.Table:
+    return columns_of(found.rows, found.inputs, found.outputs)
 
 
 def _array(values: Any, rows: int, name: str) -> pa.Array:
     if len(values) != rows:
         raise RequestError(f"{name} has {len(values)} values for {rows} rows of the prediction log.")
-    if isinstance(values, np.ndarray):
-        flat = values.reshape(rows, -1) if values.ndim > 1 else values
-        if flat.ndim == 1:
-            return pa.array(flat)
-        return pa.ListArray.from_arrays(
-            pa.array(np.arange(0, flat.size + 1, max(1, flat.shape[1]), dtype=np.int32)[: rows + 1]),
-            pa.array(flat.reshape(-1)),
-        )
+    if isinstance(values, np.ndarray) and values.ndim > 1:
+        flat = values.reshape(rows, -1)
+        ends = np.arange(0, flat.size + 1, max(1, flat.shape[1]), dtype=np.int32)[: rows + 1]
+        return pa.ListArray.from_arrays(pa.array(ends), _column(flat.reshape(-1), name))
+    return _column(values, name)
+
+
+def _column(values: Any, name: str) -> pa.Array:
+    """Return values as a column. Bytes become text, whatever holds them: no detector reads bytes."""
+    if isinstance(values, np.ndarray) and values.dtype.kind != "O":
+        return pa.array(values)
     try:
         return pa.array([value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in values])
     except (pa.ArrowInvalid, pa.ArrowTypeError) as exc:

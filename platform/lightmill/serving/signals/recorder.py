@@ -7,10 +7,10 @@ from 100 to 599, an error one of our classes, a protocol one of `PROTOCOLS`; any
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lightmill.errors import LightmillError
-from lightmill.records.signals import Distribution, ReplicaSignals
+from lightmill.records.signals import Distribution, ReplicaSignals, TrafficSignals
 
 PHASES = ("queue", "batch_wait", "compute", "total")
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -47,6 +47,7 @@ class Recorder:
 
     Attributes:
         running: How many requests are being answered; whoever lets one in adds one.
+        traffic: Gives what became of requests by version, where there are candidates.
     """
 
     def __init__(self, endpoint: str, version: str, replica: str) -> None:
@@ -58,6 +59,7 @@ class Recorder:
         self._known_errors = _names(LightmillError)
         self._rows = self._tokens = 0
         self.running = 0
+        self.traffic: Callable[[], TrafficSignals | None] = lambda: None
 
     def request(self, status: int, total_s: float, protocol: str = "oip", error: str | None = None) -> None:
         """Count an answered request, of whatever status; `error` is the name of the error's class."""
@@ -99,4 +101,5 @@ class Recorder:
             rows=self._rows,
             tokens=self._tokens,
             running=self.running,
+            traffic=self.traffic(),
         )

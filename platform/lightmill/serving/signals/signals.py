@@ -21,6 +21,7 @@ class Signals:
         recorder: Counts and latencies.
         predictions: The prediction log, if the endpoint has one: ask `wants()`, then `offer()`.
         ids: Names requests.
+        more_dropped: Gives what other logs of this replica dropped, by log.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Signals:
         self.recorder = Recorder(endpoint, version, replica)
         self.predictions = predictions
         self.ids = RequestIds()
+        self.more_dropped: dict[str, Callable[[], int]] = {}
         self._access = AccessLog(endpoint, version, log.access, write=write) if log.access else None
         self._tracer = tracer
         self._reporter = Reporter(self.recorder, board, self.dropped) if board else None
@@ -85,6 +87,11 @@ class Signals:
         if context is not None and self._tracer is not None:
             self._tracer.offer(context, answered)
 
+    def traced(self, answered: Answered, context: TraceContext) -> None:
+        """Take note of the trace of a request that is counted already."""
+        if self._tracer is not None:
+            self._tracer.offer(context, answered)
+
     def dropped(self) -> dict[str, int]:
         """Return how much each log dropped."""
         found = {"access": self._access.dropped if self._access else 0}
@@ -92,6 +99,8 @@ class Signals:
             found["traces"] = self._tracer.dropped
         if self.predictions:
             found["predictions"] = self.predictions.dropped
+        for log, dropped in self.more_dropped.items():
+            found[log] = dropped()
         return found
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,16 @@ def test_rows_and_answers_are_masked_and_say_where_they_come_from() -> None:
     assert found["note"] == ["write to [email]"] * 3
     assert len(set(found["person"])) == 1 and "Lovelace" not in found["person"][0]
     assert MAIL not in str(found)
+
+
+def test_texts_are_masked_as_they_come_from_a_request_in_arrays_of_objects() -> None:
+    parts = Parts()
+    written = log(parts)
+    found = predicted(rows=2)
+    texts = np.array([[f"to {MAIL}".encode(), b"a"], [b"b", f"from {MAIL}".encode()]], dtype=object)
+    written.offer(replace(found, inputs={**found.inputs, "note": texts[:, 0], "notes": texts}))
+    assert written.flush(everything=True) == 2
+    assert parts.tables[0].column("note").to_pylist() == ["to [email]", "b"] and MAIL not in str(parts.tables[0])
 
 
 def test_a_part_is_due_by_rows_or_by_time() -> None:

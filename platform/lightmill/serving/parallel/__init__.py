@@ -1,0 +1,1 @@
+"""One replica whose model is divided over several processes: the ranks, the group that drives them, Ray's actors."""
