@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import torch
+from blake3 import blake3
 
 from lightmill.datasets.parquet import read_encrypted, write_encrypted
 from lightmill.errors import LightmillError
@@ -57,6 +58,7 @@ def publish_dataset(registry: Registry, name: str, table: pa.Table, card: Datase
         size=size,
         sha256=digest,
         object=digest,
+        blake3=blake3(bytes(data)).hexdigest(),
         rows=table.num_rows,
         group="train",
     )

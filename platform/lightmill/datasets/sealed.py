@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 import ray.data
+from blake3 import blake3
 from ray.data import Datasource
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
@@ -158,12 +159,14 @@ class _Writer:
             return
         rows = pa.concat_tables(tables, promote_options="default")
         tags = {name: tag for name, tag in self._tags.items() if name in rows.column_names}
-        digest, size = self._draft.put_object(self._write(rows, self._draft.subkey, tags))
+        data = self._write(rows, self._draft.subkey, tags)
+        digest, size = self._draft.put_object(data)
         entry = FileEntry(
             path=f"{group}/{self._task:05d}-{self._written[group]:05d}.parquet",
             size=size,
             sha256=digest,
             object=digest,
+            blake3=blake3(data).hexdigest(),
             rows=rows.num_rows,
             group=group,
             content=table_digest(rows),

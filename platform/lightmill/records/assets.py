@@ -52,7 +52,8 @@ class FileEntry(Record):
 
     A file in blobs has `pieces`; an encrypted Parquet file is an object of its own and has `object` (the
     SHA-256 of its bytes, which is its name) instead. `sha256` is of the plaintext for the former and of the
-    encrypted bytes for the latter. `group` is the split that a dataset's file belongs to, `content` the digest of
+    encrypted bytes for the latter; a Parquet file's `blake3` is of the same bytes and quicker to check, None where a
+    version is older than that. `group` is the split that a dataset's file belongs to, `content` the digest of
     its table (see `datasets.content`), `lender` the place in the manifest's `lenders` of the version that wrote it,
     None for this one.
     """
@@ -62,6 +63,7 @@ class FileEntry(Record):
     sha256: str
     pieces: tuple[Piece, ...] = ()
     object: str | None = None
+    blake3: str | None = None
     rows: int | None = None
     group: str | None = None
     content: str | None = None

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from blake3 import blake3
 
 from lightmill.datasets.parquet import read_encrypted
+from lightmill.errors import IntegrityError
 from lightmill.records.references import AssetKind, parse_reference
 from lightmill.registry import Registry, RegistryLocation
 from lightmill.registry.tensors import load_tensors
@@ -78,3 +80,18 @@ def test_the_rows_of_the_dataset_are_read(registry: Registry) -> None:
     assert version.read_file("notes.txt") == b"two rows were dropped\n"
     assert version.manifest.dataset is not None
     assert version.manifest.dataset.profile.dropped == {"missing value": 2}
+
+
+@pytest.mark.parametrize("digest", ["blake3", "sha256"])
+def test_an_object_is_checked_by_the_digest_that_its_entry_has(registry: Registry, digest: str) -> None:
+    version = registry.open(registry.resolve(AssetKind.DATASET, parse_reference("letters@1")))
+    entry = next(file for file in version.manifest.files if file.object)
+    data = version.read_object(entry)
+    assert entry.blake3 is None  # of a version from before there was one
+    right = {"blake3": blake3(data).hexdigest(), "sha256": entry.sha256}
+    # With a BLAKE3 the other digest is not computed again; without one it is what counts.
+    known = entry.model_copy(update={"sha256": "0" * 64, digest: right[digest]})
+    assert version.read_object(known) == data
+    for wrong in (known.model_copy(update={digest: "0" * 64}), known.model_copy(update={"size": entry.size + 1})):
+        with pytest.raises(IntegrityError, match="not what was written"):
+            version.read_object(wrong)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from blake3 import blake3
 from pydantic import SecretStr
 
 from lightmill.catalog import Catalog
@@ -211,8 +212,10 @@ def reseal_parquet(version: OpenVersion, file: FileEntry, draft: Draft) -> FileE
         read_encrypted(data, subkey, file.path, [column.name])
         for name in asked - {DATA_KEY, FOOTER_KEY}:
             tags[column.name] = tags[f"{column.name}.list.element"] = name
-    digest, size = draft.put_object(write_encrypted(table, draft.subkey, tags))
-    return file.model_copy(update={"object": digest, "sha256": digest, "size": size, "lender": None})
+    sealed = write_encrypted(table, draft.subkey, tags)
+    digest, size = draft.put_object(sealed)
+    named = {"object": digest, "sha256": digest, "blake3": blake3(sealed).hexdigest(), "size": size}
+    return file.model_copy(update={**named, "lender": None})
 
 
 def _ring(context: OperationContext, options: KeyOptions) -> KeyRing:
