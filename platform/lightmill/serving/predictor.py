@@ -125,11 +125,11 @@ class Predictor:
             raise NotFoundError("This endpoint serves one model.")
         return await self._many.compute(version, features, timeout_s, priority)
 
-    async def consult(self, request: InferRequest) -> Consulted:
+    async def consult(self, request: InferRequest, copy: bool) -> Consulted:
         """Answer, as a candidate, what the stable version let in; see `InferenceService.infer` for errors."""
         from lightmill.serving.traffic.candidates import consulted
 
-        return await consulted(self._service.infer(request), self._recorder)
+        return await consulted(self._service.infer(request, copy=copy), self._recorder)
 
     def __del__(self) -> None:
         """Write the rest of logs; Serve calls it when the replica has drained."""

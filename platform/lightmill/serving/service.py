@@ -104,23 +104,29 @@ class InferenceService:
         elif scope["type"] == "lifespan":
             await lifespan(receive, send)
 
-    async def infer(self, request: InferRequest, caller: str = "") -> InferResponse:
+    async def infer(self, request: InferRequest, caller: str = "", *, copy: bool = False) -> InferResponse:
         """Answer a request that came another way, such as through the gateway; `caller` is the id of who asks.
+
+        A `copy` is answered to be compared: no client sees the answer, and no log of predictions keeps it.
 
         Raises:
             RequestError: It does not fit the model; the message names the field.
         """
         features = self._fitter.features(request)
         traffic = self.traffic
-        if traffic is None:
-            answers = await self._predict(features, request, None)
-            return self._fitter.response(request, answers.arrays())
-        found = await traffic.consult(request, _no_header, caller)
-        if found is None:
-            answers = await traffic.timed(self._predict(features, request, None))
-            found = self._fitter.response(request, answers.arrays())
-            traffic.shadow(request, found, "")
-        return found
+        if traffic is not None:
+            found = await traffic.consult(request, _no_header, caller)
+            if found is not None:
+                return found
+        work = self._predict(features, request, None)
+        arrays = (await (work if traffic is None else traffic.timed(work))).arrays()
+        response = self._fitter.response(request, arrays)
+        if not copy and self.predictions is not None and self.predictions.wants():
+            size_bytes = sum(tensor.array.nbytes for tensor in request.inputs)
+            self.predictions.offer(_predicted(request.id or "", len(features), request, arrays, size_bytes))
+        if traffic is not None:
+            traffic.shadow(request, response, request.id or "")
+        return response
 
     async def part(self, features: Array, timeout_s: float | None, priority: Priority) -> Rows:
         """Answer a part of a request that another replica divided: features that it has fitted to the model.
@@ -212,7 +218,7 @@ class InferenceService:
             reply = adapter.write(response, request)
             outcome.written = perf_counter()
             if self.predictions is not None and self.predictions.wants():
-                self.predictions.offer(_predicted(told, request, arrays, len(body)))
+                self.predictions.offer(_predicted(told.request_id, told.rows, request, arrays, len(body)))
             if traffic is not None:
                 traffic.shadow(request, response, told.request_id)
             return reply
@@ -291,12 +297,14 @@ def _no_header(name: bytes) -> bytes | None:
     return None
 
 
-def _predicted(told: Phases, request: InferRequest, outputs: dict[str, Array], size_bytes: int) -> Predicted:
+def _predicted(
+    request_id: str, rows: int, request: InferRequest, outputs: dict[str, Array], size_bytes: int
+) -> Predicted:
     """Return what the prediction log keeps of a request."""
     return Predicted(
         at=time.time(),
-        request_id=told.request_id,
-        rows=told.rows,
+        request_id=request_id,
+        rows=rows,
         inputs={tensor.name: tensor.array for tensor in request.inputs},
         outputs=outputs,
         size_bytes=size_bytes,

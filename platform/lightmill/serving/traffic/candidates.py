@@ -24,8 +24,10 @@ class Consulted:
 class Candidates(Protocol):
     """The candidates of an endpoint, by the names of their applications."""
 
-    async def consult(self, application: str, request: InferRequest) -> Consulted:
+    async def consult(self, application: str, request: InferRequest, *, copy: bool) -> Consulted:
         """Return a candidate's answer. A request may be repeated elsewhere after any error: it changes nothing.
+
+        A `copy` is a shadow's: its answer is only compared.
 
         Raises:
             LightmillError: What the candidate said instead.
@@ -56,7 +58,7 @@ class ServeCandidates:
     def __init__(self) -> None:
         self._handles: dict[str, Any] = {}
 
-    async def consult(self, application: str, request: InferRequest) -> Consulted:
+    async def consult(self, application: str, request: InferRequest, *, copy: bool) -> Consulted:
         """See `Candidates`."""
         from ray import serve
         from ray.exceptions import RayError
@@ -68,7 +70,7 @@ class ServeCandidates:
             handle = self._handles.get(application)
             if handle is None:
                 handle = self._handles[application] = await asyncio.to_thread(serve.get_app_handle, application)
-            return await handle.consult.remote(request)
+            return await handle.consult.remote(request, copy)
         except (RayError, RayServeException) as exc:
             original = original_error(exc)
             if original is not None:

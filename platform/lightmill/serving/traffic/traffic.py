@@ -125,7 +125,7 @@ class Traffic:
         if target is None:
             return None
         counts = self._counted(target.name, str(target.version.seq))
-        found = await self._asked(target, request, _patience_s(active.plan, request))
+        found = await self._asked(target, request, _patience_s(active.plan, request), copy=False)
         if found is None:
             counts.failed()
             counts.fallbacks += 1
@@ -135,14 +135,14 @@ class Traffic:
         return response
 
     async def _asked(
-        self, target: TrafficTarget, request: InferRequest, patience_s: float
+        self, target: TrafficTarget, request: InferRequest, patience_s: float, *, copy: bool
     ) -> tuple[InferResponse, float] | None:
         breaker = self._breakers.setdefault(target.application, Breaker())
         if not breaker.lets(self._clock()):
             return None
         try:
             async with asyncio.timeout(patience_s):
-                found = await self._candidates.consult(target.application, request)
+                found = await self._candidates.consult(target.application, request, copy=copy)
         except (TimeoutError, UnavailableError):
             breaker.failed(self._clock())
             return None
@@ -210,7 +210,7 @@ class Traffic:
     ) -> None:
         counts = self._counted(target.name, str(target.version.seq))
         try:
-            found = await self._asked(target, request, plan.timeout_s)
+            found = await self._asked(target, request, plan.timeout_s, copy=True)
             if found is None:
                 counts.shadow_errors += 1
                 return

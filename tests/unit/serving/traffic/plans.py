@@ -40,11 +40,11 @@ class Local:
     error: LightmillError | None = None
     asked: list[str] = field(default_factory=list)
 
-    async def consult(self, application: str, request: InferRequest) -> Consulted:
+    async def consult(self, application: str, request: InferRequest, *, copy: bool) -> Consulted:
         self.asked.append(application)
         await asyncio.sleep(self.delay_s)
         if self.error is not None:
             raise self.error
         if application not in self.services:
             raise UnavailableError(f"there is no {application}")
-        return Consulted(response=await self.services[application].infer(request), seconds=self.seconds)
+        return Consulted(response=await self.services[application].infer(request, copy=copy), seconds=self.seconds)

@@ -20,6 +20,7 @@ from lightmill.serving.asgi import Scope
 from lightmill.serving.batcher import Batcher
 from lightmill.serving.front import CALLER
 from lightmill.serving.service import InferenceService
+from lightmill.serving.signals.predictions import Predicted
 from lightmill.serving.tensors import InferRequest, InferResponse, Tensor
 from lightmill.serving.traffic.choice import point_of
 from lightmill.serving.traffic.differences import Differing
@@ -231,3 +232,34 @@ def test_an_error_of_the_stable_version_is_counted_as_its() -> None:
     replica.service.traffic = replica.traffic
     assert replica.ask() == ["500"]
     assert (replica.counts("stable").requests, replica.counts("stable").errors) == (1, 1)
+
+
+class Everything:
+    """A prediction log that wants every request."""
+
+    def __init__(self) -> None:
+        self.offered: list[Predicted] = []
+
+    def wants(self) -> bool:
+        return True
+
+    def offer(self, predicted: Predicted) -> None:
+        self.offered.append(predicted)
+
+
+def test_whoever_answers_a_client_logs_the_prediction_and_nobody_logs_a_copy() -> None:
+    row = Tensor(name="x", datatype="FP32", array=np.ones((1, 2), np.float32))
+    for followed, stable, candidate in (
+        (plan(target("c", 100)), 0, 1),
+        (plan(target("c", shadow=1.0)), 1, 0),
+        (plan(target("gone", 100)), 1, 0),
+    ):
+        replica = Replica(followed)
+        logs = Everything(), Everything()
+        replica.service.predictions, replica.local.services["app-c"].predictions = logs  # pyright: ignore[reportAttributeAccessIssue]
+        replica.ask()
+        found = asyncio.run(replica.service.infer(InferRequest(inputs=(row,), id="mine")))
+        assert found.outputs
+        assert [len(log.offered) for log in logs] == [2 * stable, 2 * candidate]
+        kept = [one for log in logs for one in log.offered][-1]
+        assert (kept.request_id, kept.rows, kept.size_bytes) == ("mine", 1, 8)
