@@ -7,7 +7,6 @@ environment holds the run's mark.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from contextlib import suppress
@@ -45,7 +44,7 @@ class PeakMemory:
             self._end.wait(max(0.0, SAMPLE_S - (time.perf_counter() - started)))
 
     def _sum(self) -> int:
-        mine = [pid for pid in os.listdir("/proc") if pid.isdigit() and self._has_mark(pid)]
+        mine = [pid for pid in _numbers() if self._has_mark(pid)]
         self.processes = max(self.processes, len(mine))
         return sum(pss_bytes(pid) for pid in mine)
 
@@ -54,6 +53,10 @@ class PeakMemory:
         with suppress(OSError):  # a process that is not ours, or has ended
             return self._mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         return False
+
+
+def _numbers() -> list[str]:
+    return [path.name for path in Path("/proc").iterdir() if path.name.isdigit()]
 
 
 def pss_bytes(pid: int | str) -> int:
