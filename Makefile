@@ -58,11 +58,13 @@ test-registry: extras
 DATA_TESTS := sources_on_ray ingest_kinds training_kinds ingest_killed appending spilling dataset_versions bad_input \
 	thousand_identifiers profile_in_a_browser
 
+FEEDS := augmenting feed from_rows_to_answers lanes shards
+
 # Data whole: sources, rules, masking, preparation, and five kinds of datasets ingested and trained on.
 test-data: extras
 	@$(BIN)/pytest -n 2 --counts tests/unit/datasets tests/unit/masking tests/unit/models/preparation tests/unit/models/test_inputs.py \
 		tests/unit/models/test_decoder.py tests/unit/records tests/unit/registry/test_policies.py \
-		tests/unit/registry/test_retention.py tests/unit/training tests/unit/wiring/test_dataset_versions.py \
+		tests/unit/registry/test_retention.py tests/unit/wiring/test_dataset_versions.py $(FEEDS:%=tests/unit/training/test_%.py) \
 		tests/contract/test_sources_s3.py -m "slow or not slow"
 	@for name in $(DATA_TESTS); do $(BIN)/pytest --counts tests/integration/test_$$name.py -m slow || exit 1; done
 

@@ -12,6 +12,7 @@ from lightmill.access import Identifier, mint_key, rotate_key
 from lightmill.access.jwks import IssuerBook
 from lightmill.catalog import Catalog
 from lightmill.errors import ConflictError, LightmillError, NotFoundError, RequestError
+from lightmill.records.access import ADMIN
 from lightmill.records.base import iso_of, seconds_of
 from lightmill.records.endpoints import ApiKey
 from lightmill.records.keys import AccessSet, KeyRequest, KeySummary, MintedKey
@@ -115,11 +116,23 @@ class KeyService:
 
         Raises:
             NotFoundError: There is no such key.
+            ConflictError: No other key opens the control API for good: nobody could make the next one.
         """
         key = self._found(id)
+        if self._is_lasting_admin(key) and not any(
+            self._is_lasting_admin(other) for other in self._keys.list() if other.id != key.id
+        ):
+            raise ConflictError(
+                f"{key.prefix} ({key.name}) is the last key with the scope admin that does not expire; make another one "
+                "first: lightmill api-keys create NAME --scope admin."
+            )
         self._keys.revoke(key.id, iso_of(self._wall()))
         self._changed()
         return KeySummary.of(self._found(id), iso_of(self._wall()))
+
+    @staticmethod
+    def _is_lasting_admin(key: ApiKey) -> bool:
+        return key.revoked is None and key.expires is None and ADMIN in key.scopes
 
     def _found(self, id: str) -> ApiKey:
         """Return a key by its id or its prefix, `lm_<id>`."""

@@ -109,6 +109,11 @@ def test_only_the_scope_admin_opens_the_control_api(client: Client, site: Site) 
 
 def test_a_revoked_key_is_out_at_once(client: Client, site: Site) -> None:
     made = client.api_keys.create("second admin", ["admin"])
+    client.api_keys.create("for a day", ["admin"], expires=timedelta(days=1))
+    client.api_keys.revoke(made.summary.id)
+    (first,) = (key for key in client.api_keys.list() if key.name == "admin")
+    with pytest.raises(ConflictError, match="last key with the scope admin"):
+        client.api_keys.revoke(first.id)
     client.api_keys.revoke(made.summary.id)
     with lightmill.connect(site.url, made.key) as other, pytest.raises(AuthenticationError, match="was revoked"):
         other.api_keys.list()
