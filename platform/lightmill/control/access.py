@@ -123,7 +123,7 @@ class KeyService:
             self._is_lasting_admin(other) for other in self._keys.list() if other.id != key.id
         ):
             raise ConflictError(
-                f"{key.prefix} ({key.name}) is the last key with the scope admin that does not expire; make another one "
+                f"{key.prefix} ({key.name}) is the last key with the scope admin that does not expire; make another "
                 "first: lightmill api-keys create NAME --scope admin."
             )
         self._keys.revoke(key.id, iso_of(self._wall()))

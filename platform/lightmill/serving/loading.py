@@ -41,6 +41,7 @@ from lightmill.serving.siblings import Siblings
 from lightmill.serving.signals.log_file import ray_log_folder
 from lightmill.serving.signals.opening import open_signals
 from lightmill.serving.signals.signals import Signals
+from lightmill.serving.statistics import Statistics
 from lightmill.serving.traffic.candidates import ServeCandidates
 from lightmill.serving.traffic.following import TrafficFollower
 from lightmill.serving.traffic.traffic import Traffic
@@ -73,14 +74,14 @@ def load_service(
     of_tokens = isinstance(model, LanguageModel | OfTokens)
     max_rows = min(spec.batching.max_rows, model.rows_together or spec.batching.max_rows)
     compute_s = warm_up(model, max_rows)
-    load = LoadSignals()
+    load, statistics = LoadSignals(), Statistics()
     batcher = batcher_of(
         spec.batching,
         model.predict,
         max_rows=max_rows,
         inline=compute_s < INLINE_S and not of_tokens and ranks is None,
         buckets=length_buckets(spec.batching, model) if of_tokens else None,
-        observers=(load.observe, *observers),
+        observers=(load.observe, statistics.batch, *observers),
     )
     check = model.check if of_tokens else None
     service = InferenceService(
@@ -92,6 +93,7 @@ def load_service(
         check=check,
         allow_python=allow_python,
         load=load,
+        statistics=statistics,
         bodies=BodyReader(limit=spec.limits.body_bytes),
     )
     if spec.split is not None:

@@ -212,6 +212,7 @@ class InferenceService:
                 work = traffic.timed(work)
             answers = await self._departures.while_connected(work, receive)
             told.queue_s, told.batch_wait_s, told.compute_s = times.queue_s, times.batch_s, times.compute_s
+            outcome.waited_s = times.queue_s + times.batch_s
             outcome.predicted = perf_counter()
             arrays = answers.arrays()
             response = self._fitter.response(request, arrays)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from lightmill.serving.phases import BatchReport
 from lightmill.serving.protocols.values import dump
 from lightmill.serving.tensors import ModelDescription
 
@@ -17,8 +18,9 @@ _NS = 1_000_000_000
 class Outcome:
     """One inference request as it went; the clock's seconds at the end of each phase, 0 for one it did not reach.
 
-    `parsed` counts from `started` and has reading the body in it, `predicted` the wait for others and the computation,
-    `written` the answer. `status` is that of the answer; 499, which no answer carries, says that the caller went away.
+    `parsed` counts from `started` and has reading the body in it, `predicted` the computation and the wait before it,
+    which is `waited_s`, `written` the answer. `status` is that of the answer; 499, which no answer carries, says that
+    the caller went away.
     """
 
     started: float
@@ -27,26 +29,16 @@ class Outcome:
     written: float = 0.0
     status: int = 200
     rows: int = 0
+    waited_s: float = 0.0
     ended: float = field(default=0.0)
 
 
 class Statistics:
-    """Counts and sums since the replica began.
+    """Counts and sums since the replica began: of requests by HTTP, and of all batches."""
 
-    The time in the queue is part of `compute_infer`, unless `queued_s` tells its sum; `batches` tells how many there
-    were.
-    """
-
-    def __init__(
-        self,
-        *,
-        batches: Callable[[], int] | None = None,
-        queued_s: Callable[[], float] | None = None,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        self._batches = batches
-        self._queued_s = queued_s
+    def __init__(self, *, now: Callable[[], float] = time.time) -> None:
         self._now = now
+        self._batches: dict[int, tuple[int, float]] = {}
         self._counts = dict.fromkeys(_PHASES, 0)
         self._seconds = dict.fromkeys(_PHASES, 0.0)
         self._rows = 0
@@ -62,18 +54,25 @@ class Statistics:
         self._last_s = self._now()
         self._rows += outcome.rows
         self._seconds["compute_input"] += outcome.parsed - outcome.started
-        self._seconds["compute_infer"] += outcome.predicted - outcome.parsed
+        self._seconds["queue"] += outcome.waited_s
+        self._seconds["compute_infer"] += outcome.predicted - outcome.parsed - outcome.waited_s
         self._seconds["compute_output"] += outcome.written - outcome.predicted
+
+    def batch(self, report: BatchReport) -> None:
+        """Take note of a batch; the largest has as many rows as the endpoint lets, so there are no more sizes."""
+        if not report.failed:
+            count, seconds = self._batches.get(report.rows, (0, 0.0))
+            self._batches[report.rows] = (count + 1, seconds + report.compute_s)
 
     def report(self, model: ModelDescription) -> bytes:
         """Return the body of `/stats`."""
         done = self._counts["success"]
         counts = self._counts | dict.fromkeys(("queue", "compute_input", "compute_infer", "compute_output"), done)
-        seconds = dict(self._seconds)
-        if self._queued_s:
-            seconds["queue"] = self._queued_s()
-            seconds["compute_infer"] = max(0.0, seconds["compute_infer"] - seconds["queue"])
-        stats = {name: {"count": counts[name], "ns": int(seconds[name] * _NS)} for name in _PHASES}
+        stats = {name: {"count": counts[name], "ns": int(self._seconds[name] * _NS)} for name in _PHASES}
+        batches = [
+            {"batch_size": rows, "compute_infer": {"count": count, "ns": int(seconds * _NS)}}
+            for rows, (count, seconds) in sorted(self._batches.items())
+        ]
         return dump(
             {
                 "model_stats": [
@@ -82,9 +81,9 @@ class Statistics:
                         "version": model.version,
                         "last_inference": int(self._last_s * 1000),
                         "inference_count": self._rows,
-                        "execution_count": self._batches() if self._batches else done,
+                        "execution_count": sum(count for count, _ in self._batches.values()),
                         "inference_stats": stats,
-                        "batch_stats": [],
+                        "batch_stats": batches,
                         "memory_usage": [],
                     }
                 ]

@@ -66,7 +66,8 @@ def test_classes_are_given_best_first_with_value_index_and_name() -> None:
 
 def test_statistics_have_triton_s_shape() -> None:
     clock = iter(range(100, 200))
-    app = service(statistics=Statistics(now=lambda: next(clock)))
+    statistics = Statistics(now=lambda: next(clock))
+    app = service(statistics=statistics, observers=(statistics.batch,))
     for _ in range(3):
         assert infer(app).status == 200
     assert ask(app, b"{").status == 400
@@ -76,16 +77,19 @@ def test_statistics_have_triton_s_shape() -> None:
     stats = found["inference_stats"]
     assert (stats["success"]["count"], stats["fail"]["count"], stats["compute_infer"]["count"]) == (3, 1, 3)
     parts = sum(stats[name]["ns"] for name in ("compute_input", "compute_infer", "compute_output"))
-    assert 0 < parts <= stats["success"]["ns"]
+    assert 0 < parts + stats["queue"]["ns"] <= stats["success"]["ns"]
+    (batch,) = found["batch_stats"]
+    assert (batch["batch_size"], batch["compute_infer"]["count"]) == (2, 3)
+    assert 0 < batch["compute_infer"]["ns"] <= stats["compute_infer"]["ns"]
 
 
-def test_the_queue_is_told_apart_where_its_time_is_known() -> None:
-    statistics = Statistics(batches=lambda: 2, queued_s=lambda: 0.25)
-    statistics.observe(Outcome(started=1.0, parsed=1.5, predicted=2.5, written=2.75, ended=3.0, rows=4))
+def test_the_wait_is_told_apart_from_the_computation() -> None:
+    statistics = Statistics()
+    statistics.observe(Outcome(started=1.0, parsed=1.5, waited_s=0.25, predicted=2.5, written=2.75, ended=3.0, rows=4))
     (found,) = json.loads(statistics.report(service().description))["model_stats"]
     stats = {name: each["ns"] / 1e9 for name, each in found["inference_stats"].items() if each["ns"]}
     assert stats == {"success": 2.0, "queue": 0.25, "compute_input": 0.5, "compute_infer": 0.75, "compute_output": 0.25}
-    assert found["execution_count"] == 2
+    assert found["execution_count"] == 0
 
 
 @pytest.mark.parametrize("tabular", [False, True])

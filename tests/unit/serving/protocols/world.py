@@ -76,7 +76,8 @@ def card(of: Signature, preparation: TabularPreparation | None = None, classes: 
 
 def service(of: Signature | None = None, **options: Any) -> InferenceService:
     of = of or signature()
-    batcher = Batcher(lambda features: Echo(same=features), max_rows=64, max_wait_s=0, inline=True)
+    observers = options.pop("observers", ())
+    batcher = Batcher(lambda features: Echo(same=features), max_rows=64, max_wait_s=0, inline=True, observers=observers)
     made = card(of, options.pop("preparation", None), options.pop("classes", ()))
     return InferenceService("echo", VERSION, made, batcher, KeyGate(KeyChecker([KEY])), **options)
 
