@@ -49,7 +49,7 @@ def test_ingest_counts_every_row(alone: TestPlatform) -> None:
 
 def test_killed_worker_resumes_from_the_sealed_checkpoint_on_logical_gpus(alone: TestPlatform, tmp_path: Path) -> None:
     """With `--num-gpus` and no device, GPU actors are placed, gradients travel by gloo, and the log says so."""
-    path = spec_file(tmp_path, epochs=16, model="resumed", failures={"worker": 1})
+    path = spec_file(tmp_path, epochs=16, model="resumed", failures={"worker": 1}, checkpoints={"pause_s": 0})
     job = subprocess.Popen(
         [BIN / "python", "jobs/train.py", path],
         cwd=ROOT,
