@@ -40,6 +40,7 @@ def see(config: dict[str, Any]) -> None:
 
     class Ids:
         changing = False
+        row_bytes = 8
         columns = ("row_id",)
 
         def batch(self, table: Any, *, epoch: int | None = None) -> tuple[torch.Tensor, ...]:

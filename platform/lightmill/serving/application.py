@@ -20,6 +20,8 @@ from lightmill.serving.scaling.ray_policy import autoscaling_config
 
 MAX_ONGOING_REQUESTS = 1024
 CONSTRUCTOR_RETRIES = 2
+SERVE_LOG = {"log_level": "WARNING", "enable_access_log": False}
+"""Serve writes a line for each request too, on the request's path; ours is written off it (`serving.signals`)."""
 APPLICATION_PREFIX = "endpoint-"
 CANDIDATE_PREFIX = "candidate-"
 OF = "~"
@@ -86,6 +88,7 @@ def build_application(
         max_surge_percent=100,
         max_constructor_retry_count=CONSTRUCTOR_RETRIES,
         rolling_update_percentage=1.0,
+        logging_config=SERVE_LOG,
         **deployment_options(spec),
     )
     text = config.model_dump_json()
