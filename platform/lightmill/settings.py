@@ -274,6 +274,7 @@ class Settings(BaseSettings):
             "RAY_SERVE_ENABLE_HA_PROXY": "1",
             "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
             "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1",
+            "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "lightmill.serving.shortcut:middlewares",
             "RAY_SERVE_HAPROXY_NBTHREAD": str(min(2, os.cpu_count() or 1)),
             "RAY_SERVE_HAPROXY_BINARY_PATH": str(files / "haproxy"),
             "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(files / "haproxy.cfg"),

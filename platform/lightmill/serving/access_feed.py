@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from lightmill.errors import LightmillError
@@ -21,6 +22,7 @@ from lightmill.records.keys import AccessSet
 from lightmill.serving.board import Board, RayBoard
 
 POLL_S = 0.5
+FIRST_LOOKS, FIRST_LOOK_S = 40, 0.05
 MARK_KEY, SET_KEY = "access/mark", "access/set"
 logger = logging.getLogger("lightmill.serving")
 
@@ -47,6 +49,8 @@ class AccessWatcher:
         self._apply = apply
         self._mark: bytes | None = None
         self._warned = False
+        self.half_written = False
+        """Whether the last look came between the writing of the set and that of its mark."""
 
     @property
     def following(self) -> bool:
@@ -55,13 +59,15 @@ class AccessWatcher:
 
     def step(self) -> bool:
         """Look once; return whether another set was applied."""
+        self.half_written = False
         try:
             mark = self._board.get(MARK_KEY)
             if mark is None or mark == self._mark:
                 return False
             data = self._board.get(SET_KEY)
             if data is None or mark_of(data) != mark:
-                return False  # written between the two looks; the next one sees both
+                self.half_written = True
+                return False  # the next look sees both
             self._apply(AccessSet.model_validate_json(data))
         except (LightmillError, ValueError) as exc:
             if not self._warned:
@@ -78,8 +84,16 @@ class AccessWatcher:
 
 
 def follow_access(apply: Callable[[AccessSet], None], board: Board | None = None) -> AccessWatcher:
-    """Look once at Ray's table, then go on in a thread that ends with the process; return the watcher."""
-    watcher = AccessWatcher(board or RayBoard(), apply)
-    watcher.step()
+    """Look at Ray's table, then go on in a thread that ends with the process; return the watcher.
+
+    The set is written anew whenever a number of replicas changes, as it does while replicas start: a first look that
+    finds it half written looks again, since a replica without keys answers everybody with 401.
+    """
+    board = board or RayBoard()
+    watcher = AccessWatcher(board, apply)
+    for _ in range(FIRST_LOOKS):
+        if watcher.step() or not watcher.half_written:
+            break
+        time.sleep(FIRST_LOOK_S)
     threading.Thread(target=watcher.run, args=(threading.Event(),), name="access-watcher", daemon=True).start()
     return watcher

@@ -59,11 +59,13 @@ class Predictor:
         keep_transport_private(parsed.loopback)
         configure_logging(stream=sys.__stderr__)  # what Serve has put in its place keeps a thousand lines back
         from lightmill.serving.access_feed import follow_access
+        from lightmill.serving.application import route_prefix
         from lightmill.serving.garbage import settle
         from lightmill.serving.gatekeeper import Gatekeeper
         from lightmill.serving.loading import follow_traffic, load_service, signals_of, stand_before
         from lightmill.serving.multiplexing.opening import many_models
         from lightmill.serving.parallel.group import start_group
+        from lightmill.serving.shortcut import offer
 
         self._ranks = start_group(parsed.spec, parsed.version, parsed.location)
         signals = signals_of(parsed)
@@ -79,6 +81,8 @@ class Predictor:
         self._many = many_models(parsed, self._service)
         app = self._many.app if self._many is not None else None
         self._front = stand_before(self._service, self._gatekeeper, signals, parsed.spec, app)
+        if not parsed.candidate:
+            offer(route_prefix(parsed.spec.name), self._front)
         self._following = follow_access(self._gatekeeper.renew)
         self._recorder = signals.recorder
         self._traffic = None if parsed.candidate else follow_traffic(parsed, self._service, signals)

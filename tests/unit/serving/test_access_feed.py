@@ -7,7 +7,7 @@ import pytest
 from lightmill.access import mint_key
 from lightmill.errors import AuthenticationError, UnavailableError
 from lightmill.records.keys import AccessSet
-from lightmill.serving.access_feed import MARK_KEY, SET_KEY, AccessWatcher, write_access
+from lightmill.serving.access_feed import MARK_KEY, SET_KEY, AccessWatcher, follow_access, write_access
 from lightmill.serving.board import MemoryBoard
 from lightmill.serving.gatekeeper import Gatekeeper
 
@@ -71,6 +71,24 @@ def test_a_set_that_is_half_written_is_not_used() -> None:
     assert not watcher.step()
     board.put(SET_KEY, good)
     assert watcher.step()
+
+
+def test_a_replica_that_starts_while_a_set_is_written_waits_for_the_rest() -> None:
+    class Halves(MemoryBoard):
+        """Its mark is that of the next set until it was looked at twice."""
+
+        looks = 0
+
+        def get(self, name: str) -> bytes | None:
+            self.looks += name == MARK_KEY
+            return b"another" if name == MARK_KEY and self.looks <= 2 else super().get(name)
+
+    board, door = Halves(), Gatekeeper("digits")
+    write_access(board, AccessSet(keys=(KEY,)))
+    watcher = follow_access(door.renew, board)
+    assert watcher.following and board.looks == 3
+    door.release(door.admit(HEADERS))
+    assert not follow_access(door.renew, MemoryBoard()).following  # nothing is written, and nothing is waited for
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b'{"keys": 3}', b"\xff"])
