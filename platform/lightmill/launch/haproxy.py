@@ -2,10 +2,9 @@
 
 Ray writes HAProxy's configuration with its statistics and metrics ports on all interfaces, without TLS, with one
 rule of balancing for all, and with an hour's patience for clients that never end the head of a request, and offers no
-setting for any of it. Serve also watches the client of each request by two tasks, unless a header says that nobody
-need; endpoints watch by themselves. Ray does let the binary be chosen; ours rewrites those lines and runs the real one.
-Rules of balancing come from the file `balance` beside it (`lightmill.serving.routing.haproxy`); a configuration that
-HAProxy would refuse with them is used without.
+setting for any of it. It does let the binary be chosen; ours rewrites those lines and runs the real one. Rules of
+balancing come from the file `balance` beside it (`lightmill.serving.routing.haproxy`); a configuration that HAProxy
+would refuse with them is used without.
 """
 
 from __future__ import annotations
@@ -45,8 +44,6 @@ exec "{binary}" "$@"
 
 HEAD_S = 30
 """How long the head of a request may take. Without it a few thousand connections that say nothing fill HAProxy."""
-UNWATCHED = "x-request-disconnect-disabled ?1"
-"""Spares each request to an endpoint the tasks by which Serve watches its client; `serving.leaving` does, for less."""
 CIPHERS = (
     "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"
     "ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305"
@@ -62,7 +59,6 @@ def write_haproxy(settings: Settings) -> None:
     edits = [
         rf"s/bind (\*|0\.0\.0\.0)?:/bind {settings.host}:/",
         rf"s/^defaults *$/defaults # Lightmill\n    timeout http-request {HEAD_S}s/",
-        rf"s/^(backend http-endpoint-[^ ]+) *$/\1 # Lightmill\n    http-request set-header {UNWATCHED}/",
     ]
     if settings.encrypted:
         # A link, since the path of a home may hold what a configuration cannot; the key stays where it is.
