@@ -22,7 +22,7 @@ _endpoints: list[tuple[str, App]] = []
 
 
 def offer(prefix: str, app: App) -> None:
-    """Answer requests to `prefix` and below by `app`, the endpoint of this process."""
+    """Answer requests to `prefix` and below by `app`, the front of this process's endpoint."""
     _endpoints[:] = [(prefix, app)]
 
 
@@ -57,18 +57,10 @@ class Shortcut:
         scope["root_path"] = prefix
         started = perf_counter()
         books.began()
-        status = 500
-
-        async def sending(message: Any) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
         try:
-            await endpoint(scope, receive, sending)
+            await endpoint(scope, receive, send)
         finally:
-            books.ended(prefix, scope["method"], status, (perf_counter() - started) * 1000)
+            books.ended(prefix, scope, (perf_counter() - started) * 1000)
 
 
 class _Books:
@@ -77,6 +69,9 @@ class _Books:
     def __init__(self, replica: Any) -> None:
         from ray.serve._private.common import RequestMetadata, RequestProtocol
 
+        from lightmill.serving.front import PHASES
+
+        self._phases = PHASES
         self._metrics = replica._metrics_manager
         self._application = replica._deployment_id.app_name
         self._deployment = replica._deployment_id.name
@@ -96,7 +91,7 @@ class _Books:
                         return None
                     books = cls(replica)
                     books.began()
-                    books.ended("", "GET", 200, 0.0, told=False)
+                    books.over()
                 except (AttributeError, ImportError, TypeError):
                     return None
                 return books
@@ -107,16 +102,19 @@ class _Books:
         """Count a request that is under way."""
         self._metrics.inc_num_ongoing_requests(self._request)
 
-    def ended(self, route: str, method: str, status: int, latency_ms: float, *, told: bool = True) -> None:
-        """Count it no more, and tell Serve's metrics of it."""
+    def over(self) -> None:
+        """Count it no more."""
         self._metrics.dec_num_ongoing_requests(self._request)
-        if not told:
-            return
-        failed = status >= 500
-        self._metrics.record_request_metrics(route=route, latency_ms=latency_ms, is_error=failed)
+
+    def ended(self, route: str, scope: Scope, latency_ms: float) -> None:
+        """Count it no more, and tell Serve's metrics of it."""
+        self.over()
+        phases = scope.get(self._phases)
+        status = 500 if phases is None else phases.status
+        self._metrics.record_request_metrics(route=route, latency_ms=latency_ms, is_error=status >= 500)
         self._metrics.record_ingress_request_metrics(
             protocol=self._protocol,
-            method=method,
+            method=scope["method"],
             route=route,
             app_name=self._application,
             deployment_name=self._deployment,
