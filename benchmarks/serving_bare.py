@@ -26,12 +26,14 @@ class Bare:
     def __init__(self, spec: str, version: str, location: str) -> None:
         from lightmill.serving.garbage import settle
         from lightmill.serving.loading import load_service
+        from lightmill.serving.shortcut import offer
 
         self._service = load_service(
             EndpointSpec.model_validate_json(spec),
             VersionId.model_validate_json(version),
             RegistryLocation.model_validate_json(location),
         )
+        offer(f"/{NAME}", self._service)  # past Serve, as an endpoint's requests go
         settle()
 
     def __serve_build_asgi_app__(self) -> Any:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from itertools import pairwise
 from typing import Any
 
 import jsonschema
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lightmill.access import KeyChecker
-from lightmill.errors import ForbiddenError, LightmillError, TooSlowError, UnavailableError
+from lightmill.errors import ForbiddenError, LightmillError, RequestError, TooSlowError, UnavailableError
 from lightmill.models.inputs import input_specs
 from lightmill.records.fitted import FittedPreparation, InputColumn, TabularPreparation
 from lightmill.records.preparation import Features
@@ -271,6 +274,53 @@ def test_large_bodies_are_held_up_to_a_total_and_given_back() -> None:
             await reader.read(HEAD, disconnecting(bytes(200_000)))
         both = [await reader.read(HEAD, source(bytes(250_000))) for _ in range(2)]
         assert sum(map(len, both)) == 500_000
+
+    asyncio.run(run())
+
+
+@settings(deadline=None)
+@given(st.integers(0, 300_000), st.lists(st.integers(0, 300_000), max_size=6), st.integers(-2, 2), st.booleans())
+def test_a_body_is_the_same_however_it_comes_and_whatever_was_promised(
+    size: int, cuts: list[int], off: int, gone: bool
+) -> None:
+    whole = bytes(range(256)) * (size // 256 + 1)
+    body = whole[:size]
+    edges = [0, *sorted(min(cut, size) for cut in cuts), size]
+    parts = [body[start:stop] for start, stop in pairwise(edges)]
+    head = Head.of(((b"content-length", str(max(0, size + off)).encode()),))
+
+    async def run() -> None:
+        reader = BodyReader(limit=400_000, total=800_000)
+        for _ in range(3):  # nothing is held afterwards, or the third would be refused
+            if gone:
+                with pytest.raises(ConnectionError):
+                    await reader.read(head, disconnecting(body))
+            elif max(0, size + off) != size:
+                with pytest.raises(RequestError, match="Content-Length"):
+                    await reader.read(head, source(*parts))
+            else:
+                found = await reader.read(head, source(*parts))
+                assert found == body
+                reader.release(found)
+        assert reader._held == 0
+
+    asyncio.run(run())
+
+
+def test_promises_of_bodies_take_half_of_the_room_at_most() -> None:
+    head = Head.of(((b"content-length", b"300000"),))
+
+    async def run() -> None:
+        reader = BodyReader(limit=300_000, total=1_000_000)
+        promised = [asyncio.create_task(reader.read(head, source(b"x", hangs=True))) for _ in range(9)]
+        await asyncio.sleep(0)
+        assert reader._held == 300_000
+        body = await reader.read(head, source(bytes(150_000), bytes(150_000)))
+        reader.release(body)
+        for task in promised:
+            task.cancel()
+        await asyncio.gather(*promised, return_exceptions=True)
+        assert reader._held == 0
 
     asyncio.run(run())
 
