@@ -164,7 +164,10 @@ def _faults(platform: TestPlatform, nodes: list[subprocess.Popen[bytes]]) -> dic
 
 @contextmanager
 def _nodes(platform: TestPlatform) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Join two more nodes to the platform's Ray; with any two of the three there is room for all replicas."""
+    """Join two more nodes to the platform's Ray; with any two of the three there is room for all replicas.
+
+    A platform of one machine tells Ray that it is a laptop, on which `ray start` joins nobody unless it is told to.
+    """
     address = f"127.0.0.1:{platform.environment['LIGHTMILL_RAY_PORT']}"
     started: list[subprocess.Popen[bytes]] = []
     try:
@@ -175,7 +178,7 @@ def _nodes(platform: TestPlatform) -> Iterator[list[subprocess.Popen[bytes]]]:
             started.append(
                 subprocess.Popen(
                     [str(word) for word in command],
-                    env=node_environment(platform),
+                    env=node_environment(platform) | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"},
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     start_new_session=True,
