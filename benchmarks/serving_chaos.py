@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import psutil
@@ -29,6 +30,7 @@ REPLICAS = 3
 SETTLE_S = 4.0
 WAIT_S = 90.0
 FLIPS = 100
+NODE = Path(__file__).with_name("serving_node.py")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,24 +166,18 @@ def _faults(platform: TestPlatform, nodes: list[subprocess.Popen[bytes]]) -> dic
 
 @contextmanager
 def _nodes(platform: TestPlatform) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Join two more nodes to the platform's Ray; with any two of the three there is room for all replicas.
-
-    A platform of one machine tells Ray that it is a laptop, on which `ray start` joins nobody unless it is told to.
-    """
+    """Join two more nodes to the platform's Ray; with any two of the three there is room for all replicas."""
     address = f"127.0.0.1:{platform.environment['LIGHTMILL_RAY_PORT']}"
     started: list[subprocess.Popen[bytes]] = []
     try:
         for cpus in (2, 1):
-            command = [BIN / "ray", "start", "--block", "--address", address, "--node-ip-address", "127.0.0.1"]
-            command += ["--num-cpus", str(cpus), "--object-store-memory", "200000000"]
-            command += ["--disable-usage-stats", "--dashboard-agent-listen-port", "0"]
             started.append(
                 subprocess.Popen(
-                    [str(word) for word in command],
-                    env=node_environment(platform) | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"},
+                    [BIN / "python", NODE, address, str(cpus)],
+                    env=node_environment(platform),
+                    stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    start_new_session=True,
                 )
             )
         if not _until(lambda: _status(platform).get("nodes") == 1 + len(started), WAIT_S):
@@ -189,8 +185,7 @@ def _nodes(platform: TestPlatform) -> Iterator[list[subprocess.Popen[bytes]]]:
         yield started
     finally:
         for process in started:
-            process.terminate()
-            process.wait(30)
+            process.communicate(timeout=60)
 
 
 def _titled(platform: TestPlatform, title: str) -> list[psutil.Process]:
