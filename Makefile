@@ -76,7 +76,7 @@ test-train: extras
 	@for name in $(TRAIN_TESTS); do $(BIN)/pytest --counts tests/integration/test_$$name.py -m slow || exit 1; done
 
 # Serving whole: the service, its protocols and signals, others' clients, wrong input.
-SERVING_TESTS := serving_clients traffic_on_ray parallel_serving_on_ray
+SERVING_TESTS := serving_clients endpoint_life_on_ray traffic_on_ray parallel_serving_on_ray
 
 test-serving: extras clients
 	@$(BIN)/pytest -n 2 --counts tests/unit/serving tests/unit/access tests/unit/control tests/unit/launch \

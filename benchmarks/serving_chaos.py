@@ -180,8 +180,9 @@ def _nodes(platform: TestPlatform) -> Iterator[list[subprocess.Popen[bytes]]]:
                     stderr=subprocess.DEVNULL,
                 )
             )
-        if not _until(lambda: _status(platform).get("nodes") == 1 + len(started), WAIT_S):
-            raise SystemExit("the nodes do not join")
+            # One after the other: two that start at once take each other's names of sockets.
+            if not _until(lambda: _status(platform).get("nodes") == 1 + len(started), WAIT_S):
+                raise SystemExit("the node does not join")
         yield started
     finally:
         for process in started:

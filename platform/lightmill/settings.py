@@ -284,6 +284,8 @@ class Settings(BaseSettings):
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(files / "server-state"),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(self.stats_port),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(self.metrics_port),
+            # Three looks at HAProxy have to fail before it is started again: six seconds instead of half a minute.
+            "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
             # HAProxy's start takes longer than the default of 5 s on a busy machine; Serve would kill it.
             "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
             "RAY_worker_niceness": "0",
