@@ -22,7 +22,7 @@ from lightmill.settings import Settings
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 COMMAND_S = 400
-PORTS = ("HTTP_PORT", "GRPC_PORT", "RAY_PORT", "DASHBOARD_PORT", "STATS_PORT", "METRICS_PORT")
+PORTS = ("HTTP_PORT", "GRPC_PORT", "RAY_PORT", "DASHBOARD_PORT", "STATS_PORT", "METRICS_PORT", "FALLBACK_PORT")
 
 
 @dataclass(frozen=True)

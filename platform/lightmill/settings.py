@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     dashboard_port: int = Field(default=8265, ge=1, le=65535)
     stats_port: int = Field(default=8404, ge=1, le=65535)
     metrics_port: int = Field(default=9101, ge=1, le=65535)
+    fallback_port: int = Field(default=8500, ge=1, le=65535)
     num_cpus: int = Field(default_factory=_logical_cpus, ge=2)
     num_gpus: int | None = Field(default=None, ge=0)
     object_store_bytes: int | None = Field(default=None, ge=80_000_000)
@@ -284,6 +285,8 @@ class Settings(BaseSettings):
             "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(files / "server-state"),
             "RAY_SERVE_HAPROXY_STATS_PORT": str(self.stats_port),
             "RAY_SERVE_HAPROXY_METRICS_PORT": str(self.metrics_port),
+            # Where HAProxy sends requests to an endpoint without a replica: Serve's own proxy, which starts one.
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(self.fallback_port),
             # Three looks at HAProxy have to fail before it is started again: six seconds instead of half a minute.
             "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
             # HAProxy's start takes longer than the default of 5 s on a busy machine; Serve would kill it.

@@ -227,6 +227,7 @@ def _check_ports(settings: Settings, *, owns_ray: bool) -> None:
             "LIGHTMILL_DASHBOARD_PORT": settings.dashboard_port,
             "LIGHTMILL_STATS_PORT": settings.stats_port,
             "LIGHTMILL_METRICS_PORT": settings.metrics_port,
+            "LIGHTMILL_FALLBACK_PORT": settings.fallback_port,
         }
     for variable, port in wanted.items():
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:

@@ -148,7 +148,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-FIELDS = ["http_port", "grpc_port", "ray_port", "dashboard_port", "stats_port", "metrics_port"]
+FIELDS = ["http_port", "grpc_port", "ray_port", "dashboard_port", "stats_port", "metrics_port", "fallback_port"]
 
 
 @pytest.mark.parametrize("taken", FIELDS)
