@@ -28,7 +28,6 @@ Send = Callable[[Message], Awaitable[None]]
 MAX_BODY_BYTES = 64 << 20
 BODY_TIMEOUT_S = 30.0
 SMALL_BYTES = 1 << 16  # bodies that are neither counted nor handed to a thread
-PROMISED_BYTES = 4 << 20  # the largest body whose declared length is allocated before it came
 _JSON_HEADERS = content_type(JSON)
 _SWEEPS = 8
 
@@ -96,10 +95,10 @@ class BodyReader:
             ConnectionError: The client went away.
         """
         declared = None if head.content_length is None else self._declared(head.content_length)
-        body = await self._within_time(receive, declared or 0)
+        body = await self._within_time(receive)
         if declared is not None and declared != len(body):
             self.release(body)
-            raise _other_length(declared, len(body))
+            raise RequestError(f"Header Content-Length says {declared}, but the body has {len(body)} bytes.")
         if head.content_encoding is None or not encodings.is_encoded(head.content_encoding):
             return body
         return await self._expanded(body, head.content_encoding)
@@ -117,7 +116,7 @@ class BodyReader:
             raise TooLargeError(f"The body has {declared} bytes; at most {self._limit} are taken.")
         return declared
 
-    async def _within_time(self, receive: Receive, declared: int) -> Body:
+    async def _within_time(self, receive: Receive) -> Body:
         task: Any = asyncio.current_task()
         loop = asyncio.get_running_loop()
         self._deadlines[task] = loop.time() + self._timeout_s
@@ -126,7 +125,7 @@ class BodyReader:
         try:
             message = await receive()
             if message.get("more_body", False) or message["type"] == "http.disconnect":
-                return await self._collected(message, receive, declared)
+                return await self._collected(message, receive)
         except asyncio.CancelledError:
             if task not in self._late:
                 raise
@@ -151,35 +150,13 @@ class BodyReader:
         again = bool(self._deadlines)
         self._sweeper = loop.call_later(self._timeout_s / _SWEEPS, self._sweep) if again else None
 
-    async def _collected(self, message: Message, receive: Receive, declared: int) -> Body:
-        # What is promised has its place at once, unless it is much: a promise that is not kept holds memory too.
-        if SMALL_BYTES < declared <= PROMISED_BYTES and self._held + declared <= self._total // 2:
-            return await self._filled(message, receive, declared)
+    async def _collected(self, message: Message, receive: Receive) -> Body:
         gathered = bytearray()
         counted = 0
         try:
             while message["type"] != "http.disconnect":
                 gathered += message.get("body", b"")
                 counted = self._count(len(gathered), counted)
-                if not message.get("more_body", False):
-                    return gathered
-                message = await receive()
-            raise ConnectionError("the client went away")
-        except BaseException:
-            self._held -= counted
-            raise
-
-    async def _filled(self, message: Message, receive: Receive, declared: int) -> Body:
-        counted = self._count(declared, 0)
-        gathered, at = bytearray(declared), 0
-        try:
-            while message["type"] != "http.disconnect":
-                part = message.get("body", b"")
-                end = at + len(part)
-                if end > declared or (end < declared and not message.get("more_body", False)):
-                    raise _other_length(declared, end)
-                gathered[at:end] = part
-                at = end
                 if not message.get("more_body", False):
                     return gathered
                 message = await receive()
@@ -209,10 +186,6 @@ class BodyReader:
             self.release(body)
         self._count(len(found), 0)
         return found
-
-
-def _other_length(declared: int, found: int) -> RequestError:
-    return RequestError(f"Header Content-Length says {declared}, but the body has {found} bytes.")
 
 
 def error_reply(exc: LightmillError) -> tuple[int, Reply]:
