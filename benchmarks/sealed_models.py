@@ -73,7 +73,9 @@ def new_registry(store: BlobStore, folder: Path) -> Registry:
     return Registry(store, ring, "default", initialize_store(store))
 
 
-def publish(registry: Registry, state: dict[str, torch.Tensor], name: str = "m") -> VersionId:
+def publish(
+    registry: Registry, state: dict[str, torch.Tensor], name: str = "m", model: ModelCard | None = None
+) -> VersionId:
     """Publish a model as a user would, without a parent."""
     draft = registry.begin(AssetKind.MODEL, name)
     sealed = seal_model(draft, state)
@@ -82,7 +84,7 @@ def publish(registry: Registry, state: dict[str, torch.Tensor], name: str = "m")
         tensors=sealed.tensors.tensors,
         safetensors_header=sealed.header,
         blobs=sealed.tensors.blobs,
-        model=card(),
+        model=model or card(),
     )
     return registry.commit(draft, content).id
 

@@ -14,13 +14,12 @@ import torch
 from torch import nn
 
 from benchmarks.peers import networks
+from benchmarks.sealed_models import publish
 from lightmill.models.answers import classifying, feature_inputs, regressing, token_inputs
 from lightmill.records.assets import ModelCard
 from lightmill.records.fitted import TokenPreparation
 from lightmill.records.references import AssetKind
 from lightmill.records.signature import Architecture, Preprocessing, Signature, TensorSpec
-from lightmill.registry import Content
-from lightmill.registry.tensors import seal_model
 from lightmill.settings import Settings
 from lightmill.wiring import open_platform
 
@@ -98,16 +97,7 @@ def main() -> None:
     for name in sys.argv[1:]:
         card, module = NETWORKS[name]()
         state: dict[str, torch.Tensor] = dict(module.state_dict())
-        draft = registry.begin(AssetKind.MODEL, name)
-        sealed = seal_model(draft, state)
-        content = Content(
-            files=(sealed.file,),
-            tensors=sealed.tensors.tensors,
-            safetensors_header=sealed.header,
-            blobs=sealed.tensors.blobs,
-            model=card,
-        )
-        id = registry.commit(draft, content).id
+        id = publish(registry, state, name, card)
         registry.set_alias(AssetKind.MODEL, name, "champion", id.seq)
         size = sum(value.nbytes for value in state.values())
         sys.stdout.write(json.dumps({"model": name, "version": id.seq, "bytes": size}) + "\n")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from lightmill.records.base import Record
-from lightmill.records.masking import parse_policy_reference
+from lightmill.records.masking import PolicyName
 
 
 class PredictionLogSpec(Record):
@@ -22,17 +22,10 @@ class PredictionLogSpec(Record):
     """
 
     sample: float = Field(default=0.0, ge=0, le=1)
-    masking: str = ""
+    masking: PolicyName = ""
     part_rows: int = Field(default=10_000, ge=1, le=1_000_000)
     part_s: float = Field(default=300.0, ge=1)
     buffer_bytes: int = Field(default=16 << 20, ge=1 << 16, le=1 << 30)
-
-    @field_validator("masking")
-    @classmethod
-    def _reference(cls, value: str) -> str:
-        if value:
-            parse_policy_reference(value)
-        return value
 
     @model_validator(mode="after")
     def _masked(self) -> Self:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from lightmill.errors import RequestError
 from lightmill.records.base import Record
@@ -220,6 +220,16 @@ def parse_policy_reference(text: str) -> Reference:
             "what there is."
         )
     return reference
+
+
+def _named(text: str) -> str:
+    if text:
+        parse_policy_reference(text)
+    return text
+
+
+PolicyName = Annotated[str, AfterValidator(_named)]
+"""A masking policy as `name` or `name@2`; empty for none."""
 
 
 class MaskedCount(Record):

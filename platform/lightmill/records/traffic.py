@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from lightmill.records.balancing import BalancingSpec
 from lightmill.records.base import Record
-from lightmill.records.masking import MaskingPolicy, parse_policy_reference
+from lightmill.records.masking import MaskingPolicy, PolicyName
 from lightmill.records.references import VersionId, parse_reference
 from lightmill.records.scaling import ReplicasSpec
 
@@ -158,18 +158,11 @@ class DifferencesSpec(Record):
     Without a `masking` policy nothing of a row is kept, only where and by how much answers differ.
     """
 
-    masking: str = ""
+    masking: PolicyName = ""
     rows_per_request: int = Field(default=10, ge=1, le=1000)
     part_rows: int = Field(default=1000, ge=1, le=100_000)
     part_s: float = Field(default=60.0, ge=1)
     buffer_bytes: int = Field(default=4 << 20, ge=1 << 16, le=1 << 28)
-
-    @field_validator("masking")
-    @classmethod
-    def _reference(cls, value: str) -> str:
-        if value:
-            parse_policy_reference(value)
-        return value
 
 
 class TrafficSpec(Record):
