@@ -21,6 +21,7 @@ from lightmill.records.specs import TrainSpec
 from lightmill.records.training import OptimizerName, ScheduleSpec
 from lightmill.training.optimization import Updater, build_optimizer, learning_rate_factor, made_ready
 from lightmill.training.optimization.optimizers import OPTIMIZERS
+from lightmill.training.optimization.states import load_module_state, module_state
 from lightmill.training.optimization.updater import computing_in
 
 CPU = torch.device("cpu")
@@ -166,6 +167,19 @@ def test_an_infinite_gradient_is_left_out_in_fp16() -> None:
     made.backward(net(torch.randn(5, 4)).sum() * float("inf"))
     made.apply()
     assert torch.equal(net.weight, before)
+
+
+def test_the_scale_of_the_loss_goes_with_the_state() -> None:
+    net, again = nn.Linear(4, 3), nn.Linear(4, 3)
+    made, resumed = updater(net, precision="fp16"), updater(again, precision="fp16")
+    fresh = made.scaling["scale"]
+    for factor in (1.0, float("inf")):
+        made.zero()
+        made.backward(net(torch.randn(5, 4)).sum() * factor)
+        made.apply()
+    load_module_state(again, resumed, module_state(net, made))
+    assert resumed.scaling == made.scaling
+    assert resumed.scaling["scale"] < fresh
 
 
 @pytest.mark.parametrize("architecture", [DECODER, RESNET], ids=["decoder", "resnet"])

@@ -21,6 +21,7 @@ def module_state(module: nn.Module, updater: Updater) -> State:
         "optimizer": optimizer,
         "averaged": dict(updater.averaged),
         "updates": torch.tensor(updater.step),
+        "scaling": updater.scaling,
     }
 
 
@@ -34,3 +35,4 @@ def load_module_state(module: nn.Module, updater: Updater, state: State) -> None
         for name, value in updater.averaged.items():
             value.copy_(state["averaged"][name])
     updater.step = int(state["updates"])
+    updater.scaling = state.get("scaling", {})  # parameter servers scale no loss

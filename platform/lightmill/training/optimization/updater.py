@@ -94,6 +94,16 @@ class Updater:
         self._average()
 
     @property
+    def scaling(self) -> dict[str, float]:
+        """What the scale of the loss goes on from, empty where the loss is not scaled; set it to go on."""
+        return self._scaler.state_dict() if self._scaler else {}
+
+    @scaling.setter
+    def scaling(self, state: dict[str, float]) -> None:
+        if self._scaler and state:
+            self._scaler.load_state_dict(state)
+
+    @property
     def learning_rate(self) -> float:
         """The learning rate of the last update."""
         return float(self.optimizer.param_groups[0]["lr"])
