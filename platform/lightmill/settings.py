@@ -304,6 +304,6 @@ class Settings(BaseSettings):
             "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",
             # A machine of one's own is not preempted; the watcher is a process more for every run.
             "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0" if self.loopback else "1",
-            # The controller takes a report every poll; the default of 2 s would be the length of an epoch.
-            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+            # The controller takes a report every poll, and workers report at most once a second; the default is 2 s.
+            "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
         }

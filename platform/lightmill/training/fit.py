@@ -14,7 +14,7 @@ import ray.train
 import torch
 from ray.exceptions import RayActorError, RayError
 from ray.train import RunConfig, UserCallback
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 
 from lightmill.datasets.dealing import deal_split
 from lightmill.datasets.translate import original_error
@@ -41,6 +41,7 @@ from lightmill.training.register import register_best
 from lightmill.training.rows import Rows
 from lightmill.training.starting import check_start, start_version
 from lightmill.training.strategies import STRATEGIES
+from lightmill.training.trainer import Trainer
 from lightmill.training.waiting import describe_cluster, find_place, scaling_of
 from lightmill.training.watching.follower import OnSteps, RunFollower
 
@@ -306,13 +307,13 @@ def _fit(config: LoopConfig, placement: Placement, runs_path: Path, follower: Ru
 
 def make_trainer(
     config: LoopConfig, placement: Placement, runs_path: Path, writer: UserCallback, mailbox: Any = None
-) -> TorchTrainer:
+) -> Trainer:
     """Return Ray Train's trainer of a run; `writer` hears of epochs and the actor `mailbox`, if any, of steps."""
     spec = config.spec
     if placement.elastic:
         os.environ[START_TIMEOUT] = str(ELASTIC_START_S)  # Ray Train hands it to the run's controller
     callbacks: list[Any] = [writer, EndsOnOwnErrors()]
-    return TorchTrainer(
+    return Trainer(
         train_worker,
         train_loop_config={"config": config.model_dump_json(), "mailbox": mailbox},
         torch_config=TorchConfig(backend=placement.backend),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from lightmill.training.exchange import Exchange
 
-REPORT_S = 0.5
+REPORT_S = 1.0
 REPORT, SEAL = 1, 2
 
 

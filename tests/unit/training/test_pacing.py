@@ -13,9 +13,9 @@ def test_reports_and_checkpoints_keep_their_distance_and_the_final_epoch_has_bot
         now[0] = seconds
         return pace.due(final=final)
 
-    assert at(0.4) == Due(report=False, seal=False)
-    assert at(0.6) == Due(report=True, seal=False)
-    assert at(1.0) == Due(report=False, seal=False)
+    assert at(0.9) == Due(report=False, seal=False)
+    assert at(1.1) == Due(report=True, seal=False)
+    assert at(1.9) == Due(report=False, seal=False)
     assert at(5.0) == Due(report=True, seal=True)
     assert at(5.2) == Due(report=False, seal=False)
     assert at(5.3, final=True) == Due(report=True, seal=True)
