@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lightmill.records.training import (
+    DdpSpec,
     FsdpSpec,
     HybridSyncSpec,
     LocalSgdSpec,
@@ -64,9 +65,12 @@ def worker_memory(trace: Trace, layers: Layers, strategy: AnyStrategy, layout: L
 def _of_stage(trace: Trace, layers: Layers, strategy: AnyStrategy, layout: Layout, stage: int) -> Memory:
     weight = stage_weight(trace, layers, strategy, layout, stage)
     beside = beside_bytes(trace, layers, strategy, layout)
-    peak = trace.peak(weight)
-    parameters = trace.total("parameter", weight) + trace.total("buffer", weight)
     gradients = trace.total("gradient", weight)
+    if isinstance(strategy, DdpSpec) and layout.data > 1:  # they lie in buckets, which are there all the time
+        peak = gradients + trace.peak(lambda block: 0.0 if block.kind == "gradient" else weight(block))
+    else:
+        peak = trace.peak(weight)
+    parameters = trace.total("parameter", weight) + trace.total("buffer", weight)
     optimizer = trace.total("optimizer", weight) + trace.total("averaged", weight)
     return Memory(
         parameter_bytes=parameters,
@@ -125,6 +129,8 @@ def beside_bytes(trace: Trace, layers: Layers, strategy: AnyStrategy, layout: La
     if layout.shard:
         return _gathered(layers, layout, freed=not isinstance(strategy, FsdpSpec) or strategy.reshard)
     match strategy:
+        case DdpSpec():
+            return 0  # buckets are sent as they are
         case ParameterServerSpec():
             return parameters + gradients  # one message each way
         case LocalSgdSpec(outer=outer):

@@ -117,7 +117,8 @@ def of(found: tuple[Trace, nn.Module], strategy: AnyStrategy, workers: int) -> M
 
 def test_strategies_share_what_they_say(decoder: tuple[Trace, nn.Module]) -> None:
     alone, data, sharded = of(decoder, DdpSpec(), 1), of(decoder, DdpSpec(), 2), of(decoder, FsdpSpec(), 4)
-    assert data.total_bytes == alone.total_bytes + alone.gradient_bytes, "buckets beside"
+    assert alone.total_bytes < data.total_bytes <= alone.total_bytes + alone.gradient_bytes, "buckets stay"
+    assert data.other_bytes == 0
     assert sharded.optimizer_bytes == pytest.approx(alone.optimizer_bytes / 4, rel=0.01)
     assert of(decoder, FsdpSpec(reshard=False), 4).parameter_bytes == alone.parameter_bytes
     both = of(decoder, HybridSpec(tensor=2, shard=True), 4)

@@ -59,7 +59,7 @@ def test_a_plan_says_what_a_run_takes(sealed: Sealed) -> None:
 
 def test_whether_nodes_hold_the_workers(sealed: Sealed) -> None:
     large = subject(sealed, hidden=1024)
-    room = PROCESS_BYTES + 20 * MB
+    room = PROCESS_BYTES + 15 * MB
     for memory, holds in ((8_000 * MB, True), (2 * room + 100 * MB, True), (2 * room, False)):
         found = plan_training(large, cluster(memory), Wishes(strategies=("ddp",)), quiet)
         assert [one.fits for one in found.strategies] == [holds], memory
