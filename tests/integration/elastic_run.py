@@ -1,6 +1,8 @@
-"""A run with 1 to 3 workers on a cluster of three nodes, which loses one and gains one while it trains.
+"""A run with 1 to 3 workers on a cluster of three nodes, which loses one while it trains.
 
-Every worker writes down which rows it had in which step. Run: python -m tests.integration.elastic_run HOME FOLDER
+`lost`: with no notice, and one is added later. `preempted`: some seconds after a notice, and no failure of a worker is
+allowed. Every worker writes down which rows it had in which step.
+Run: python -m tests.integration.elastic_run HOME FOLDER lost|preempted
 """
 
 from __future__ import annotations
@@ -19,7 +21,12 @@ from lightmill.settings import Settings
 from lightmill.wiring.bootstrap import bootstrap
 from tests.platforms import free_ports
 
-SPEC_EPOCHS, STEP_S = 6, 0.15
+WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+SPEC_EPOCHS, STEP_S, NOTICE_S = 6, 0.15, 10
+CHANGES: dict[str, dict[str, Any]] = {
+    "lost": {"checkpoints": {"every_steps": 10}, "failures": {"worker": 20, "controller": 20}},
+    "preempted": {"checkpoints": {"pause_s": 600}, "failures": {"worker": 0, "controller": 20}},
+}
 AGENTS = ("metrics_agent_port", "dashboard_agent_listen_port", "metrics_export_port", "runtime_env_agent_port")
 
 
@@ -61,9 +68,10 @@ def written_worker(config: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    settings, folder = Settings(home=Path(sys.argv[1])), Path(sys.argv[2])
+    settings, folder, how = Settings(home=Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3]
     bootstrap(settings)
     os.environ.update(settings.node_environment())
+    os.environ[WATCHER] = "1"  # off on a single machine, which nobody takes back
     import ray
     from ray.cluster_utils import Cluster
 
@@ -89,8 +97,7 @@ def main() -> None:
             workers="1..3",
             epochs=SPEC_EPOCHS,
             resources={"cpus": 1},
-            checkpoints={"every_steps": 10},
-            failures={"worker": 20, "controller": 20},
+            **CHANGES[how],
         )
     )
     watchers = fit.Watchers(report=lambda _: None, on_epoch=lambda _: None)
@@ -105,7 +112,7 @@ def main() -> None:
             Provenance(run="elastic"),
             watchers,
         )
-        disturb(cluster, nodes, seen, training)
+        {"lost": lose, "preempted": preempt}[how](cluster, nodes, seen, training)
         summary = training.result()
     print(json.dumps({"metrics": summary.metrics}))
     ray.shutdown()
@@ -123,7 +130,7 @@ def steps_of_three(seen: Path) -> int:
     return len(files[-1].read_text().splitlines()) if files else 0
 
 
-def disturb(cluster: Any, nodes: list[Any], seen: Path, training: Future[Any]) -> None:
+def lose(cluster: Any, nodes: list[Any], seen: Path, training: Future[Any]) -> None:
     """Kill a node in the middle of an epoch of three workers, and add one when fewer have taken some steps."""
     while steps_of_three(seen) < 15 and not training.done():
         time.sleep(0.1)
@@ -131,6 +138,17 @@ def disturb(cluster: Any, nodes: list[Any], seen: Path, training: Future[Any]) -
     while not any(len(file.read_text().splitlines()) > 15 for file in seen.glob("*-0-2.jsonl")) and not training.done():
         time.sleep(0.1)
     cluster.add_node(**node())
+
+
+def preempt(cluster: Any, nodes: list[Any], seen: Path, training: Future[Any]) -> None:
+    """Say in the middle of an epoch of three workers that a node goes, and kill it when its time is up."""
+    while steps_of_three(seen) < 15 and not training.done():
+        time.sleep(0.1)
+    command = ["drain-node", "--address", cluster.address, "--node-id", nodes[1].node_id, "--reason"]
+    told = ["DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "test", "--deadline-remaining-seconds", str(NOTICE_S)]
+    subprocess.run([Path(sys.executable).with_name("ray"), *command, *told], check=True, stdout=sys.stderr)
+    time.sleep(NOTICE_S)
+    cluster.remove_node(nodes[1], allow_graceful=False)
 
 
 if __name__ == "__main__":
