@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -99,12 +100,23 @@ class TestPlatform:
         return [process for process in found if process.pid != os.getpid()]
 
 
+PORTS_TRIED = range(20_000, 32_000)
+"""Below those that the kernel gives to connections: such a one would be taken by the time a server binds it."""
+
+
 def free_ports(count: int) -> list[int]:
+    found: list[int] = []
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for port in random.SystemRandom().sample(PORTS_TRIED, len(PORTS_TRIED)):
+            one = stack.enter_context(socket.socket())
+            try:
+                one.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            found.append(port)
+            if len(found) == count:
+                return found
+    raise OSError(f"fewer than {count} ports are free")
 
 
 @contextmanager
