@@ -22,7 +22,7 @@ from lightmill.registry.names import blob_name
 from lightmill.registry.packing import Part, pack
 from lightmill.registry.workers import Gauge, Progress, cpu_threads, run_jobs
 from lightmill.storage import BlobStore
-from lightmill.vault import HEADER_BYTES, BlobContext, BlobReader, fingerprint, new_key, seal_into, sealed_size
+from lightmill.vault import HEADER_BYTES, BlobContext, BlobReader, fingerprinter, new_key, seal_into, sealed_size
 
 SALT = slice(20, 52)
 """Where the salt stands in a blob's header; docs/format.md, section 3."""
@@ -164,19 +164,28 @@ class _Sealer:
     def seal(self, runs: tuple[memoryview, ...]) -> tuple[BlobEntry, Reused | None]:
         """Return the entry of the blob that holds these runs, and whether it is the parent's."""
         plaintext = self._join(runs)
-        print_ = fingerprint(self._dedup_key, plaintext)
-        entry = self._known.get((print_, plaintext.nbytes))
-        header = self._header(entry) if entry else None
-        if entry and header:
-            return entry, Reused(entry=entry, salt=header[SALT], segment_bytes=1 << header[10], runs=runs)
+        prints, digest = fingerprinter(self._dedup_key), hashlib.sha256()
+        looks = bool(self._known)  # then the whole plaintext's fingerprint is needed first
+        if looks:
+            prints.update(plaintext)
+            entry = self._known.get((prints.hexdigest(), plaintext.nbytes))
+            header = self._header(entry) if entry else None
+            if entry and header:
+                return entry, Reused(entry=entry, salt=header[SALT], segment_bytes=1 << header[10], runs=runs)
+
+        def seen(plain: memoryview, made: memoryview) -> None:
+            digest.update(made)
+            if not looks:
+                prints.update(plain)
+
         key = new_key()
         size = sealed_size(plaintext.nbytes)
         if len(self._sealed) < size:
             self._sealed = bytearray(size)
-        sealed = seal_into(memoryview(self._sealed), plaintext, key, self._context)
-        digest = hashlib.sha256(sealed).hexdigest()
-        put_if_absent(self._store, blob_name(digest), sealed)
-        return BlobEntry(id=digest, key=key.hex(), length=plaintext.nbytes, size=size, dedup=print_), None
+        sealed = seal_into(memoryview(self._sealed), plaintext, key, self._context, seen=seen)
+        id, dedup = digest.hexdigest(), prints.hexdigest()
+        put_if_absent(self._store, blob_name(id), sealed)
+        return BlobEntry(id=id, key=key.hex(), length=plaintext.nbytes, size=size, dedup=dedup), None
 
     def _join(self, runs: tuple[memoryview, ...]) -> memoryview:
         if len(runs) == 1:

@@ -25,7 +25,7 @@ from lightmill.vault.blob import (
 )
 from lightmill.vault.canonical import canonical_json, decode_base64, encode_base64, parse_json
 from lightmill.vault.confined import Confined
-from lightmill.vault.derivation import KEY_BYTES, asset_id, dedup_key, fingerprint, new_key, parquet_key
+from lightmill.vault.derivation import KEY_BYTES, asset_id, dedup_key, fingerprinter, new_key, parquet_key
 from lightmill.vault.keychain import Keychain
 from lightmill.vault.keyring import KeyRing
 from lightmill.vault.keyring_file import Erasure, RootKey
@@ -84,7 +84,7 @@ __all__ = [
     "decode_base64",
     "dedup_key",
     "encode_base64",
-    "fingerprint",
+    "fingerprinter",
     "key_id_of",
     "new_key",
     "open_blob",

@@ -15,6 +15,7 @@ import hmac
 import re
 import secrets
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,10 @@ MAX_PLAINTEXT_BYTES = 64 << 20
 HEADER_BYTES = 128
 TAG_BYTES = 16
 SALT_BYTES = 32
+
+Seen = Callable[[memoryview, memoryview], None]
+"""Called with a segment's plaintext and with the bytes of the object made of it, while both are in the CPU's cache: in
+their order, the header first, which is made of no plaintext."""
 
 _MAGIC = b"LMBLOB1\0"
 _SUITE_AES_256_GCM = 1
@@ -276,6 +281,7 @@ def seal_into(
     *,
     segment_bytes: int = SEGMENT_BYTES,
     salt: bytes | None = None,
+    seen: Seen | None = None,
 ) -> memoryview:
     """Seal a contiguous buffer into memory that is used again, and return the part of it that holds the object.
 
@@ -287,6 +293,7 @@ def seal_into(
         segment_bytes: See `seal_blob`.
         salt: That of an object which is lost, to make its very bytes again from the same plaintext under the
             same key; whoever does that compares the digest before the result leaves the process.
+        seen: Hears of every part of the object as soon as it is made; see `Seen`.
 
     Raises:
         RequestError: When an argument is outside these limits.
@@ -304,6 +311,8 @@ def seal_into(
     aead, commitment = _derive(key, salt, context)
     header = _LAYOUT.pack(_MAGIC, _SUITE_AES_256_GCM, log2_segment, 0, view.nbytes, salt, commitment, _RESERVED)
     sealed[:HEADER_BYTES] = header
+    if seen:
+        seen(view[:0], sealed[:HEADER_BYTES])
     room = sealed[HEADER_BYTES:]
     last = _segment_count(view.nbytes, segment_bytes) - 1
     for i in range(last + 1):
@@ -311,6 +320,8 @@ def seal_into(
         start = i * (segment_bytes + TAG_BYTES)
         target = room[start : start + segment.nbytes + TAG_BYTES]
         aead.encrypt_into(_NONCE.pack(i, i == last), segment, header, target)
+        if seen:
+            seen(segment, target)
     return sealed
 
 

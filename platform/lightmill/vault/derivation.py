@@ -72,9 +72,9 @@ def masking_key(name_key: bytes) -> bytes:
     return derive(name_key, b"lmmask1\0")
 
 
-def fingerprint(key: bytes, data: Buffer) -> str:
-    """Return the keyed BLAKE3 digest of a piece's plaintext as 64 hex characters.
+def fingerprinter(key: bytes, data: Buffer = b"") -> blake3:
+    """Return what digests a piece's plaintext, `data` and then `update`s; `hexdigest` is its fingerprint.
 
-    Equal pieces of one asset have equal fingerprints; without the key a fingerprint says nothing.
+    Equal pieces of one asset have equal fingerprints, their keyed BLAKE3 digests; without the key one says nothing.
     """
-    return blake3(data, key=key).hexdigest()
+    return blake3(data, key=key)

@@ -19,6 +19,7 @@ from lightmill.vault import (
     new_key,
     open_blob,
     seal_blob,
+    seal_into,
     sealed_size,
 )
 from tests.conftest import Tally
@@ -346,3 +347,16 @@ def test_a_reader_shows_and_pickles_no_key(sealed: bytes) -> None:
     assert "_aead" not in repr(reader) and KEY.hex() not in repr(reader)
     with pytest.raises(TypeError):
         pickle.dumps(reader)
+
+
+@pytest.mark.parametrize("size", [0, 1, SMALL, 2 * SMALL + 1000])
+def test_who_watches_the_sealing_sees_every_byte_once_in_its_order(size: int) -> None:
+    room, plain, made = bytearray(sealed_size(size, SMALL) + 7), bytearray(), bytearray()
+
+    def seen(segment: memoryview, part: memoryview) -> None:
+        plain.extend(segment)
+        made.extend(part)
+
+    sealed = seal_into(memoryview(room), PLAINTEXT[:size], new_key(), DATA, segment_bytes=SMALL, seen=seen)
+    assert plain == PLAINTEXT[:size]
+    assert made == sealed

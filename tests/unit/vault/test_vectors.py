@@ -14,7 +14,7 @@ from lightmill.vault import (
     Signer,
     asset_id,
     dedup_key,
-    fingerprint,
+    fingerprinter,
     key_id_of,
     open_blob,
     parquet_key,
@@ -131,7 +131,7 @@ def test_frozen_names_and_fingerprints(case: dict[str, Any]) -> None:
     assert reference.mid(name_key, case["kind"], case["name"]) == case["mid"]
     assert dedup_key(name_key, case["mid"]).hex() == case["dedup_key"]
     assert reference.dedup_key(name_key, case["mid"]).hex() == case["dedup_key"]
-    assert fingerprint(bytes.fromhex(case["dedup_key"]), piece) == case["fingerprint"]
+    assert fingerprinter(bytes.fromhex(case["dedup_key"]), piece).hexdigest() == case["fingerprint"]
 
 
 @pytest.mark.parametrize("case", cases("derived.json", "parquet"))

@@ -12,7 +12,7 @@ from lightmill.registry import OpenVersion, Registry
 from lightmill.registry.content import key_bytes
 from lightmill.registry.names import blob_name
 from lightmill.registry.version import SAFETENSORS_FILE, safetensors_head
-from lightmill.vault import BlobContext, fingerprint, open_blob
+from lightmill.vault import BlobContext, fingerprinter, open_blob
 
 KEPT_BLOBS = 2
 """Neighbouring files share a blob; keeping two spares reading it again and bounds memory to 128 MiB."""
@@ -65,7 +65,7 @@ class WholeBlobs:
         if len(data) != entry.size or hashlib.sha256(data).hexdigest() != entry.id:
             raise IntegrityError(f"Object {name} is not what was written: its size or digest differs.")
         plaintext = open_blob(data, key_bytes(entry), self._context, name=name)
-        if len(plaintext) != entry.length or fingerprint(self._dedup_key, plaintext) != entry.dedup:
+        if len(plaintext) != entry.length or fingerprinter(self._dedup_key, plaintext).hexdigest() != entry.dedup:
             raise IntegrityError(f"Object {name} holds other bytes than its manifest describes.")
         self.seen.add(entry.id)
         return plaintext
