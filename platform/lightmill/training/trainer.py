@@ -14,7 +14,7 @@ import time
 import ray
 from ray import PlacementGroupID
 from ray._private.state import state
-from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # pyright: ignore[reportAttributeAccessIssue]
 from ray.exceptions import RayError
 from ray.train import Result
 from ray.train.torch import TorchTrainer
