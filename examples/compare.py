@@ -37,7 +37,9 @@ def job(name: str, path: Path) -> dict[str, Any]:
 def prepared(folder: Path) -> None:
     """Gather the texts and ingest them."""
     if not (folder / "texts.jsonl").is_file():
-        subprocess.run([sys.executable, str(HERE / "gather.py"), folder.name], check=True)
+        done = subprocess.run([sys.executable, str(HERE / "gather.py"), folder.name], check=False)
+        if done.returncode:
+            raise SystemExit(done.returncode)  # it has said why
     found = job("ingest", folder / "dataset.yaml")
     if "error" in found:
         raise SystemExit(found["error"])

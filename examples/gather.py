@@ -17,7 +17,10 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+try:
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+except ImportError as exc:
+    raise SystemExit(f"This example needs the package tokenizers ({exc}); install it with: make extras") from exc
 
 HERE = Path(__file__).parent
 PACKAGES = ("numpy", "ray", "sqlalchemy", "torch")
