@@ -52,7 +52,7 @@ SAME = ("loss", "train_accuracy", "validation_loss", "validation_accuracy", "tes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is killed, how many in all, and by which chance."""
+    """What is killed in turn, how many in all, and the chance that says when."""
 
     asked: tuple[str, ...]
     kills: int
@@ -168,10 +168,10 @@ def wait_for(kind: str, seconds: float, driver: subprocess.Popen[str]) -> list[i
 def disturbed(
     running: TestPlatform, platform: Platform, path: Path, run: str, log: Path, plan: Plan, killed: Counter[str]
 ) -> dict[str, Any]:
-    """Run to the end; again and again a process of some kind is killed, some time after it was there."""
+    """Run to the end; again and again a process of the next kind is killed, some time after it was there."""
     driver = begin(running, path, run, log)
     while killed.total() < plan.kills:
-        kind, seconds = plan.chance.choice(plan.asked), plan.chance.uniform(0, LATEST_S)
+        kind, seconds = plan.asked[killed.total() % len(plan.asked)], plan.chance.uniform(0, LATEST_S)
         pids = wait_for(kind, seconds, driver)
         if not pids:
             break
